@@ -1,0 +1,39 @@
+"""Streams over WSGI: a handler returns a generator, the client gets it as it comes."""
+
+from .app import App, create_app
+from .context import Context
+from .exceptions import (
+    AppNotFound,
+    BodyError,
+    EventError,
+    RouteError,
+    StreamAborted,
+    VentoError,
+)
+from .request import Request
+from .response import Response
+from .routing import Router, create_router
+from .sse import Event, decode, sse
+from .stream import CloseReason
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "App",
+    "AppNotFound",
+    "BodyError",
+    "CloseReason",
+    "Context",
+    "Event",
+    "EventError",
+    "Request",
+    "Response",
+    "RouteError",
+    "Router",
+    "StreamAborted",
+    "VentoError",
+    "create_app",
+    "create_router",
+    "decode",
+    "sse",
+]

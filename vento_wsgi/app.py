@@ -1,0 +1,229 @@
+"""App: the WSGI callable, its middleware, and its errors.
+
+A request goes through the application's middleware, the router, the route's middleware and
+the handler; what comes back is a response, which then answers the server. An exception passes
+the other way through the middleware, any of which may make a response of it; here it becomes
+application/problem+json (RFC 9457). Nothing of an unexpected one leaves the process.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from werkzeug.datastructures import MIMEAccept
+from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAllowed
+from werkzeug.http import parse_accept_header
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.routing import Map, Rule
+from werkzeug.wrappers import Response as WerkzeugResponse
+
+from .context import Context
+from .exceptions import RouteError
+from .response import ROUTE, Response
+from .routing import Middleware, Route, Router, chain, check_callable
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+__all__ = ["App", "create_app"]
+
+log = logging.getLogger(__name__)
+
+MAX_CONTENT_LENGTH = 16 * 1024 * 1024
+"""Bytes of a request body by default: JSON and forms fit, and one client cannot fill a disk."""
+
+U = TypeVar("U", bound="Router | Middleware")
+
+
+class App:
+    """A WSGI application made of routers, middleware and other WSGI applications.
+
+    debug: describe unexpected errors to the client, to a browser as HTML with the traceback.
+    max_content_length: bytes of a request body above which reading it is a 413; None for no
+        limit. A handler may set ``ctx.request.max_content_length`` before it reads.
+    """
+
+    def __init__(
+        self, *, debug: bool = False, max_content_length: int | None = MAX_CONTENT_LENGTH
+    ) -> None:
+        self.debug = debug
+        self.max_content_length = max_content_length
+        self._layers: list[Middleware] = []
+        self._routers: list[Router] = []
+        self._mounts: dict[str, WSGIApplication] = {}
+        self._wsgi: WSGIApplication | None = None
+
+    def use(self, item: U) -> U:
+        """Take in a router, or a middleware ``(ctx, next) -> Response``; the first is outermost.
+
+        Middleware runs for every request but those of mounted applications, also when no
+        route matches. Raises RouteError.
+        """
+        self._open()
+        if isinstance(item, Router):
+            self._routers.append(item)
+        else:
+            check_callable(item, "a middleware", 2)
+            self._layers.append(item)
+        return item
+
+    def mount(self, prefix: str, wsgi_app: WSGIApplication) -> None:
+        """Give all paths below `prefix` to a WSGI application, which sees it as SCRIPT_NAME."""
+        self._open()
+        if not prefix.startswith("/") or prefix.endswith("/"):
+            raise RouteError(f"a mount is below a path like '/old', not {prefix!r}")
+        if prefix in self._mounts:
+            raise RouteError(f"{prefix!r} is mounted already")
+        if not callable(wsgi_app):
+            raise RouteError(f"a mount takes a WSGI application, not {wsgi_app!r}")
+        self._mounts[prefix] = wsgi_app
+
+    def routes(self) -> Iterator[Route]:
+        """Every route of every router."""
+        for router in self._routers:
+            yield from router.routes()
+
+    def mounts(self) -> dict[str, WSGIApplication]:
+        """The mounted applications by their prefix."""
+        return dict(self._mounts)
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if self._wsgi is None:
+            self._wsgi = self._build()
+        return self._wsgi(environ, start_response)
+
+    def run(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        *,
+        workers: int = 1,
+        reload: bool = False,
+    ) -> NoReturn:
+        """Serve this application as ``vento-wsgi run`` does, in place of the running script.
+
+        The process starts anew, so that gevent can prepare it before the script is imported:
+        call it last, under ``if __name__ == "__main__":``, on an application that is bound to
+        a name of the script. Raises RuntimeError where that is not so.
+        """
+        main = sys.modules["__main__"]
+        name = next((name for name, value in vars(main).items() if value is self), None)
+        file = getattr(main, "__file__", None)
+        if name is None or file is None:
+            raise RuntimeError(
+                "app.run() serves an application that is bound to a name of the script itself; "
+                'call it under if __name__ == "__main__":, or use vento-wsgi run module:app'
+            )
+        spec = getattr(main, "__spec__", None)
+        module, folder = (
+            (spec.name, Path.cwd()) if spec else (Path(file).stem, Path(file).resolve().parent)
+        )
+        sys.stdout.flush()
+        sys.stderr.flush()
+        command = [sys.executable, "-m", "vento_wsgi", "run", f"{module}:{name}"]
+        options = ["--app-dir", str(folder), "--host", host, "--port", str(port)]
+        options += ["--workers", str(workers), *(["--reload"] if reload else [])]
+        os.execv(sys.executable, command + options)
+
+    def _open(self) -> None:
+        if self._wsgi is not None:
+            raise RouteError("the application serves already: set it up before the first request")
+
+    def _build(self) -> WSGIApplication:
+        # an explicit HEAD goes before the one that comes with GET
+        routes = sorted(self.routes(), key=lambda route: route.methods != {"HEAD"})
+        rules = []
+        for route in routes:
+            endpoint = route.path, chain(route.middleware, route.respond)
+            rules.append(Rule(route.path, methods=route.methods, endpoint=endpoint))
+        handle = chain(self._layers, partial(_dispatch, Map(rules)))
+        for router in self._routers:
+            router.seal()
+        respond = partial(self._respond, handle)
+        return DispatcherMiddleware(respond, self._mounts) if self._mounts else respond
+
+    def _respond(
+        self, handle: Any, environ: WSGIEnvironment, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        ctx = Context(environ, self.max_content_length)
+        try:
+            response = handle(ctx)
+        except Exception as error:
+            response = self._answer(ctx, error)
+        try:
+            return response(environ, start_response)  # type: ignore[no-any-return]
+        except Exception as error:
+            response.close()
+            failure = sys.exc_info()
+
+            def restart(status: str, headers: list[tuple[str, str]], _: Any = None, /) -> Any:
+                return start_response(status, headers, failure)
+
+            return self._answer(ctx, error)(environ, restart)
+
+    def _answer(self, ctx: Context, error: Exception) -> WerkzeugResponse:
+        if isinstance(error, HTTPException) and error.code is not None:
+            problem, detail = error, error.description
+            if error.response is not None or error.code < 400:
+                return error.get_response(ctx.environ)
+        else:
+            log.error("%s failed", _route(ctx), exc_info=error)
+            problem, detail = InternalServerError(), None
+        if self.debug:
+            if _prefers_html(ctx):
+                return ctx.html(_page(problem, error), problem.code or 500)
+            detail = detail or f"{type(error).__name__}: {error}"
+        body = {"type": "about:blank", "title": problem.name, "status": problem.code}
+        if detail:
+            body["detail"] = detail
+        response = Response(json.dumps(body), problem.code or 500, problem.get_headers(ctx.environ))
+        response.content_type = "application/problem+json"
+        return response
+
+
+def create_app(*, debug: bool = False, max_content_length: int | None = MAX_CONTENT_LENGTH) -> App:
+    """A new App."""
+    return App(debug=debug, max_content_length=max_content_length)
+
+
+def _route(ctx: Context) -> str:
+    route: str | None = ctx.environ.get(ROUTE)
+    return route or f"{ctx.method} {ctx.path}"
+
+
+def _dispatch(rules: Map, ctx: Context) -> WerkzeugResponse:
+    try:
+        (path, respond), ctx.params = rules.bind_to_environ(ctx.environ).match()
+    except MethodNotAllowed as error:
+        allowed = sorted({*(error.valid_methods or ()), "OPTIONS"})
+        if ctx.method == "OPTIONS":
+            return Response(status=204, headers={"Allow": ", ".join(allowed)})
+        raise MethodNotAllowed(allowed) from None
+    ctx.environ[ROUTE] = f"{ctx.method} {path}"
+    return respond(ctx)  # type: ignore[no-any-return]
+
+
+def _prefers_html(ctx: Context) -> bool:
+    accept = parse_accept_header(ctx.environ.get("HTTP_ACCEPT"), MIMEAccept)
+    best = accept.best_match(["application/problem+json", "text/html"])
+    return best == "text/html"
+
+
+def _page(problem: HTTPException, error: Exception) -> str:
+    title = html.escape(f"{problem.code} {problem.name}")
+    report = problem.description or ""
+    if problem is not error:
+        report = "".join(traceback.format_exception(error))
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8>"
+        f"<title>{title}</title><h1>{title}</h1><pre>{html.escape(report)}</pre></html>"
+    )

@@ -1,0 +1,133 @@
+"""What a body may be, and how it becomes bytes.
+
+A body is normalised once, here, when the response is made: text, bytes, an iterable or
+iterator of these, or an object with ``read()``. Nothing of it is taken before the server
+asks: not an item, not even its iterator. Whatever is opened is closed once, whether the body
+was read to its end, left in the middle or never started.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from .exceptions import BodyError
+
+__all__ = ["READ_SIZE", "Chunks", "check", "encode"]
+
+READ_SIZE = 64 * 1024
+"""Bytes asked of a file at a time: above it a read costs no less, and a slow client holds more."""
+
+_INSTEAD = {
+    "NoneType": 'for an empty response, use b"" or Response(status=204)',
+    "dict": "use ctx.json(…) for one value, json.dumps(…) for each of many, Event(…) for SSE",
+    "Event": 'give the stream the content type "text/event-stream", or use ctx.sse(…)',
+    "coroutine": "this framework is synchronous: call a function that returns an iterator",
+    "async_generator": "this framework is synchronous: use a generator, def and not async def",
+    "function": "call it: the body is what a generator function returns",
+    "method": "call it: the body is what a generator function returns",
+}
+
+
+def _refusal(what: str, value: object) -> BodyError:
+    kind = type(value).__name__
+    instead = _INSTEAD.get(kind)
+    if instead is None and isinstance(value, Mapping):
+        instead = _INSTEAD["dict"]
+    if instead is None and hasattr(value, "__aiter__"):
+        instead = _INSTEAD["async_generator"]
+    if instead is None and hasattr(value, "iter_bytes"):
+        instead = "use its iter_bytes()"
+    if instead is None:
+        instead = "use str, bytes, an iterable of these, or a file object"
+    return BodyError(f"{what} cannot be {kind}: {instead}")
+
+
+def check(body: Any) -> None:
+    """Raise BodyError unless `body` can be streamed; takes nothing of it."""
+    if isinstance(body, Mapping) or hasattr(body, "__aiter__") or hasattr(body, "iter_bytes"):
+        raise _refusal("a body", body)
+    if callable(getattr(body, "read", None)):
+        if callable(getattr(body, "readable", None)) and not body.readable():
+            raise BodyError("a body's file is open for writing: open it for reading, in mode 'rb'")
+    elif not (hasattr(type(body), "__iter__") or hasattr(type(body), "__getitem__")):
+        raise _refusal("a body", body)
+
+
+def encode(item: object) -> bytes:
+    """An item of a body as bytes: text is UTF-8. Raises BodyError on anything else."""
+    if isinstance(item, bytes):
+        return item
+    if isinstance(item, str):
+        try:
+            return item.encode()
+        except UnicodeEncodeError as error:
+            raise BodyError(f"an item of a body is not Unicode text: {error}") from error
+    if isinstance(item, (bytearray, memoryview)):
+        return bytes(item)
+    raise _refusal("an item of a body", item)
+
+
+def _reads(file: Any) -> Iterator[bytes | str]:
+    # read1() gives what has come where read() waits for the whole size: a pipe is live
+    read = getattr(file, "read1", None) or file.read
+    while True:
+        block = read(READ_SIZE)
+        if block is None:
+            raise BodyError("a body's read() returned None: open the file in blocking mode")
+        if not block:
+            return
+        yield block
+
+
+def _items(body: Any) -> Iterator[Any]:
+    if isinstance(body, (str, bytes, bytearray, memoryview)):
+        return iter((body,))
+    if callable(getattr(body, "iter_content", None)):  # requests.Response: its own steps are 128
+        return iter(body.iter_content(READ_SIZE))
+    if callable(getattr(body, "read", None)) and not isinstance(body, io.TextIOBase):
+        return _reads(body)
+    return iter(body)
+
+
+class Chunks(Iterator[bytes]):
+    """The chunks of a body, and the duty to close what they come from.
+
+    `body` is any body that :func:`check` allows, `encode` makes bytes of each of its items;
+    empty chunks are left out. ``close()`` closes the body's iterator and the body itself, once.
+    """
+
+    __slots__ = ("_body", "_closed", "_encode", "_iterator")
+
+    def __init__(self, body: Iterable[Any] | Any, encode: Callable[[Any], bytes] = encode) -> None:
+        check(body)
+        self._body = body
+        self._encode = encode
+        self._iterator: Iterator[Any] | None = None
+        self._closed = False
+
+    def __next__(self) -> bytes:
+        if self._iterator is None:
+            if self._closed:
+                raise StopIteration
+            self._iterator = _items(self._body)
+        for item in self._iterator:
+            chunk = self._encode(item)
+            if chunk:
+                return chunk
+        raise StopIteration
+
+    def close(self) -> None:
+        """Close the iterator, if there is one, and the body; further calls do nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        body, iterator = self._body, self._iterator
+        self._iterator = iter(())
+        try:
+            if iterator is not None and iterator is not body and hasattr(iterator, "close"):
+                iterator.close()
+        finally:
+            if hasattr(body, "close"):
+                body.close()

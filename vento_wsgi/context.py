@@ -1,0 +1,212 @@
+"""Context: what a handler is given, and the responses that it can make of it."""
+
+from __future__ import annotations
+
+import json
+import mimetypes
+import os
+from collections.abc import Iterable, Mapping
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from werkzeug.datastructures import EnvironHeaders, Headers, MultiDict
+from werkzeug.exceptions import BadRequest, Forbidden, NotFound
+from werkzeug.http import dump_options_header
+from werkzeug.security import safe_join
+from werkzeug.urls import iri_to_uri
+from werkzeug.utils import cached_property
+
+from . import sse
+from .request import Request
+from .response import EVENT_STREAM, Response
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+__all__ = ["Context"]
+
+HeadersLike = Mapping[str, str | Iterable[str]] | Iterable[tuple[str, str]] | None
+
+BINARY = "application/octet-stream"
+
+MAX_EVENT_ID = 1024
+"""Characters of a Last-Event-ID: ids are short, and each is looked up in a log."""
+
+
+class Context:
+    """One request on its way through the application.
+
+    request: the Request. params: what the route's converters matched.
+    state: a namespace for middleware to leave things in for handlers.
+    """
+
+    def __init__(self, environ: WSGIEnvironment, max_content_length: int | None = None) -> None:
+        self.environ = environ
+        self.params: Mapping[str, Any] = {}
+        self._max_content_length = max_content_length
+
+    @cached_property
+    def request(self) -> Request:
+        request = Request(self.environ)
+        request.max_content_length = self._max_content_length
+        return request
+
+    @cached_property
+    def state(self) -> SimpleNamespace:
+        return SimpleNamespace()
+
+    @property
+    def method(self) -> str:
+        """The request's method, in capitals."""
+        return str(self.environ["REQUEST_METHOD"])
+
+    @property
+    def path(self) -> str:
+        """The path below the application's root, decoded, with a leading slash."""
+        return self.request.path
+
+    @property
+    def url(self) -> str:
+        """The URL that was asked for, with scheme, host and query."""
+        return self.request.url
+
+    @property
+    def query(self) -> MultiDict[str, str]:
+        """The fields of the query: ``ctx.query["q"]``, ``ctx.query.getlist("tag")``."""
+        return self.request.args
+
+    @property
+    def headers(self) -> EnvironHeaders:
+        """The request's headers, by any case."""
+        return self.request.headers  # type: ignore[return-value]
+
+    @cached_property
+    def last_event_id(self) -> str | None:
+        """Where a returning EventSource left off: Last-Event-ID, else ``?lastEventId=``.
+
+        None for a first visit. Raises BadRequest if it is no id that a server can have sent.
+        """
+        sent = self.environ.get("HTTP_LAST_EVENT_ID")
+        if sent is None:
+            value = self.query.get("lastEventId", "")
+        else:  # browsers send it as UTF-8, WSGI gives it as Latin-1
+            value = sent.encode("latin-1").decode("utf-8", "replace")
+        if len(value) > MAX_EVENT_ID or any(ord(char) < 32 or ord(char) == 127 for char in value):
+            raise BadRequest(
+                f"Last-Event-ID has at most {MAX_EVENT_ID} characters, none of them a control."
+            )
+        return value or None
+
+    def stream(
+        self,
+        body: object,
+        content_type: str = BINARY,
+        *,
+        status: int = 200,
+        headers: HeadersLike = None,
+    ) -> Response:
+        """A response that sends `body` as it comes.
+
+        body: a generator, any iterable or iterator of str or bytes (of Event, too, when
+            content_type is text/event-stream), or an object with ``read()``. It is closed once,
+            however the response ends. A regular file gets a length, validators and ranges.
+
+        Raises BodyError, a TypeError, that names what to use instead.
+        """
+        if content_type == BINARY and "content-type" in Headers(headers):
+            return Response(body, status, headers)
+        return Response(body, status, headers, content_type)
+
+    def sse(self, events: Iterable[object], *, headers: HeadersLike = None) -> Response:
+        """A response that sends each of `events` to an EventSource.
+
+        An item that is not an Event becomes the data of one: text as it is, the rest as JSON.
+        """
+        return self.stream(sse.sse(events), EVENT_STREAM, headers=headers)
+
+    def json(self, data: Any, status: int = 200, headers: HeadersLike = None) -> Response:
+        """A response with `data` as JSON (RFC 8259). Raises TypeError or ValueError."""
+        text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return Response(text, status, headers, "application/json")
+
+    def text(self, text: str, status: int = 200, headers: HeadersLike = None) -> Response:
+        """A response with plain text."""
+        return Response(text, status, headers, "text/plain; charset=utf-8")
+
+    def html(self, html: str, status: int = 200, headers: HeadersLike = None) -> Response:
+        """A response with HTML, which the caller has escaped."""
+        return Response(html, status, headers, "text/html; charset=utf-8")
+
+    def redirect(self, location: str, status: int = 302) -> Response:
+        """A response that leads to `location`: a URL, or a path on this host."""
+        if not 300 <= status < 400:
+            raise ValueError(f"a redirect has a status of 300 to 399, not {status}")
+        return Response(b"", status, {"Location": iri_to_uri(location)})
+
+    def file(
+        self,
+        path: str | os.PathLike[str],
+        content_type: str | None = None,
+        *,
+        root: str | os.PathLike[str] | None = None,
+        download: bool | str = False,
+        headers: HeadersLike = None,
+    ) -> Response:
+        """A response with a file: its length, validators, ranges, and sendfile where there is.
+
+        path: where the file is. With `root` it is taken below that folder, and whatever leads
+            out of it (``..``, absolute, a symbolic link) is not found: use it for paths that
+            come from a request.
+        content_type: by default what the name suggests.
+        download: True to have browsers save it, or the name to save it as (RFC 6266).
+
+        Raises NotFound (404) if it is no regular file, Forbidden (403) if it cannot be read.
+        """
+        found = _below(root, path) if root is not None else os.fspath(path)
+        try:
+            if not os.path.isfile(found):
+                raise NotFound
+            file = open(found, "rb")  # noqa: SIM115
+        except PermissionError as error:
+            raise Forbidden from error
+        except (OSError, ValueError) as error:
+            raise NotFound from error
+        try:
+            response = Response(file, 200, headers, content_type or _guess(found))
+        except BaseException:
+            file.close()
+            raise
+        if download:
+            name = download if isinstance(download, str) else os.path.basename(found)
+            response.headers["Content-Disposition"] = _attachment(name)
+        return response
+
+
+def _below(root: str | os.PathLike[str], path: str | os.PathLike[str]) -> str:
+    joined = safe_join(os.fspath(root), os.fspath(path))
+    if joined is None or "\0" in joined:
+        raise NotFound
+    real, base = os.path.realpath(joined), os.path.realpath(root)
+    if os.path.commonpath([real, base]) != base:
+        raise NotFound
+    return real
+
+
+def _guess(name: str) -> str:
+    kind, encoding = mimetypes.guess_type(name)
+    if encoding is not None:  # a compressed file is sent as it is, not unpacked on the way
+        return {"gzip": "application/gzip", "bzip2": "application/x-bzip2"}.get(encoding, BINARY)
+    if kind is None:
+        return BINARY
+    return f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
+
+
+def _attachment(name: str) -> str:
+    # RFC 6266, appendix D: a plain name for old clients, filename* for all others
+    plain = name.encode("ascii", "replace").decode().replace("?", "_")
+    plain = "".join("_" if ord(char) < 32 or char in '"\\' else char for char in plain)
+    options = {"filename": plain}
+    if plain != name:
+        options["filename*"] = f"UTF-8''{quote(name, safe='')}"
+    return dump_options_header("attachment", options)

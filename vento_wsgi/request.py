@@ -1,0 +1,162 @@
+"""Request: werkzeug's, with the body readers as methods and a body that can be read as it comes.
+
+A body is read once, through one reader that knows three bounds: the Content-Length, the
+server's own end of input ("wsgi.input_terminated", which a chunked body needs), and
+`max_content_length`. What a handler leaves unread stays with the server, which discards it or
+closes the connection.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from typing import IO, Any, cast
+
+from werkzeug.datastructures import ImmutableMultiDict
+from werkzeug.exceptions import (
+    BadRequest,
+    ClientDisconnected,
+    RequestEntityTooLarge,
+    UnsupportedMediaType,
+)
+from werkzeug.utils import cached_property
+from werkzeug.wrappers import Request as WerkzeugRequest
+from werkzeug.wsgi import get_content_length
+
+from .body import READ_SIZE
+
+__all__ = ["Request"]
+
+
+def _arrived(source: Any, size: int) -> bytes:
+    """At least one byte and at most `size`, without waiting for `size`; b"" at the end.
+
+    gunicorn's Body waits until it has all that was asked for, so it is asked for one byte and
+    then for what its buffers already hold. Other inputs have read1(), or wait.
+    """
+    if hasattr(source, "read1"):
+        return bytes(source.read1(size))
+    try:
+        held = source.buf.tell()
+        reader: Any = source.reader
+        _waiting(reader)
+    except AttributeError:
+        return bytes(source.read(size))
+    if held:
+        return bytes(source.read(min(size, held)))
+    try:
+        first: bytes = reader.read(1)
+        held = min(size - 1, _waiting(reader))
+        return first + reader.read(held) if first and held else first
+    except Exception:
+        source.failed = True  # where the next request starts is unknown: gunicorn closes
+        raise
+
+
+def _waiting(reader: Any) -> int:
+    buffer = reader.buf if hasattr(reader, "buf") else reader.unreader.buf
+    return int(buffer.tell())
+
+
+class _Input(io.RawIOBase):
+    """The request's body: a read gives what has come, and b"" only at its true end."""
+
+    def __init__(self, request: Request) -> None:
+        environ = request.environ
+        self._source: Any = environ["wsgi.input"]
+        self._request = request
+        self._length = get_content_length(environ)
+        self._taken = 0
+        self._ended = self._length is None and not environ.get("wsgi.input_terminated")
+        self._check(self._length or 0)
+
+    def _check(self, size: int) -> None:
+        limit = self._request.max_content_length
+        if limit is not None and size > limit:
+            raise RequestEntityTooLarge(f"A request body may have {limit} bytes at most.")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        size = len(buffer)
+        if self._length is not None:
+            size = min(size, self._length - self._taken)
+        if self._ended or size == 0:
+            return 0
+        try:
+            data = _arrived(self._source, size)
+        except (OSError, ValueError) as error:
+            raise ClientDisconnected("The request's body broke off.") from error
+        if not data:
+            self._ended = True
+            if self._length is not None:
+                raise ClientDisconnected(
+                    f"The request's body ended after {self._taken} of {self._length} bytes."
+                )
+            return 0
+        self._taken += len(data)
+        self._check(self._taken)
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class Request(WerkzeugRequest):
+    """The request of a handler. Bodies past `max_content_length` bytes are a 413 when read."""
+
+    @cached_property
+    def stream(self) -> IO[bytes]:
+        """The body as a raw stream: a read gives what has come. RFC 9110, section 6.4."""
+        return cast("IO[bytes]", _Input(self))
+
+    def chunks(self, size: int = READ_SIZE) -> Iterator[bytes]:
+        """The body as it comes, in pieces of 1 to `size` bytes; can go on while a response streams.
+
+        Raises RequestEntityTooLarge (413) past the limit, ClientDisconnected (400) on a short body.
+        """
+        while data := self.stream.read(size):
+            yield data
+
+    def text(self) -> str:
+        """The body as text in its charset, UTF-8 without one. 400 or 415 when it is not."""
+        charset = self.mimetype_params.get("charset", "utf-8").lower()
+        try:
+            return self.get_data().decode("utf-8-sig" if charset == "utf-8" else charset)
+        except LookupError as error:
+            raise UnsupportedMediaType(f"There is no charset {charset!r}.") from error
+        except UnicodeDecodeError as error:
+            raise BadRequest(
+                f"The body is not {charset}: {error.reason} at byte {error.start}."
+            ) from error
+
+    def json(self) -> Any:
+        """The body as JSON (RFC 8259), whatever its content type. 400 says where it is wrong."""
+        text = self.text()
+        try:
+            return json.loads(text, parse_constant=_no_constant)
+        except json.JSONDecodeError as error:
+            raise BadRequest(
+                f"The body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}."
+            ) from error
+        except (ValueError, RecursionError) as error:
+            raise BadRequest(f"The body is not JSON: {error}.") from error
+
+    def form(self) -> ImmutableMultiDict[str, str]:  # type: ignore[override]
+        """The fields of a form; its files are in ``files``."""
+        self._load_form_data()
+        return self._form
+
+    def _load_form_data(self) -> None:
+        # werkzeug leaves the fields in __dict__["form"], where they would hide form()
+        if "_form" not in self.__dict__:
+            super()._load_form_data()
+            self._form: ImmutableMultiDict[str, str] = self.__dict__.pop("form")
+
+    @property
+    def values(self) -> Any:
+        raise AttributeError("use args for the query and form() for the body")
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")

@@ -1,0 +1,128 @@
+"""Response: werkzeug's, with every body that can be streamed.
+
+Text and bytes are sent as they are, with their Content-Length. A file becomes a
+:class:`~vento_wsgi.files.File`, so that it can answer conditional requests and ranges. All
+else is made into :class:`~vento_wsgi.body.Chunks` here and into a Stream when the server
+asks for it; HEAD, 204 and 304 close it untouched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+from wsgiref.util import is_hop_by_hop
+
+from werkzeug.datastructures import Headers
+from werkzeug.wrappers import Response as WerkzeugResponse
+from werkzeug.wsgi import ClosingIterator
+
+from . import body as bodies
+from . import files, sse
+from .stream import Stream
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+__all__ = ["EVENT_STREAM", "ROUTE", "Response"]
+
+EVENT_STREAM = "text/event-stream"
+
+ROUTE = "vento_wsgi.route"
+"""The environ key under which a stream's route reaches its log lines."""
+
+
+class Response(WerkzeugResponse):
+    """A response with any body that ``ctx.stream`` takes.
+
+    body: str, bytes, an iterable or iterator of these (of Event, too, in an event stream), or
+        an object with ``read()``. Raises BodyError, a TypeError, on anything else.
+    status: a code, or a code and a reason. headers: a mapping or pairs; hop-by-hop fields are
+        dropped, since they are the server's to send. content_type: by default as `headers`
+        say, else text/plain.
+
+    An event stream gets the headers that it needs: Cache-Control, X-Accel-Buffering.
+    """
+
+    _file: files.File | None = None
+    _sent: files.Window | Iterator[bytes] | None = None
+    _closed = False
+
+    def __init__(
+        self,
+        body: object = b"",
+        status: int | str | HTTPStatus = 200,
+        headers: Mapping[str, str | Iterable[str]] | Iterable[tuple[str, str]] | None = None,
+        content_type: str | None = None,
+    ) -> None:
+        super().__init__(status=status, headers=headers, content_type=content_type)
+        if self.mimetype == EVENT_STREAM:
+            self.headers.setdefault("Cache-Control", "no-cache")
+            self.headers.setdefault("X-Accel-Buffering", "no")
+            if isinstance(body, sse.Event):
+                body = body.encode()
+        if isinstance(body, (bytearray, memoryview)):
+            body = bytes(body)
+        if isinstance(body, (str, bytes)):
+            self.set_data(bodies.encode(body))
+            return
+        # werkzeug may then neither collect the body nor encode it a second time
+        self.direct_passthrough = True
+        if self.status_code == 200 and (file := files.File.of(body)) is not None:
+            self._file = file
+            self.response = file.body
+            self.headers.update(file.headers)
+        else:
+            encode = sse.encode if self.mimetype == EVENT_STREAM else bodies.encode
+            self.response = bodies.Chunks(body, encode)
+
+    def close(self) -> None:
+        """Close the body and run what ``call_on_close`` was given, once, whatever fails."""
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.ExitStack() as endings:
+            for callback in reversed(self._on_close):
+                endings.callback(callback)
+            if hasattr(self.response, "close"):
+                endings.callback(self.response.close)
+
+    def get_wsgi_response(self, environ: WSGIEnvironment) -> Any:
+        if self._file is not None and self.status_code == 200:
+            self.status_code, self._sent = files.answer(
+                environ, self.headers, self._file, self.close
+            )
+        return super().get_wsgi_response(environ)
+
+    def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
+        headers = super().get_wsgi_headers(environ)
+        for name in [name for name, _ in headers if is_hop_by_hop(name)]:
+            headers.pop(name, None)
+        return headers
+
+    def get_app_iter(self, environ: WSGIEnvironment) -> Iterable[bytes]:
+        code = self.status_code
+        if environ["REQUEST_METHOD"] == "HEAD" or code in (204, 304) or 100 <= code < 200:
+            return ClosingIterator((), self.close)
+        if isinstance(self.response, bodies.Chunks):
+            return self._stream(environ, self.response)
+        if self._file is None:
+            return super().get_app_iter(environ)
+        if self._sent is None:
+            return ClosingIterator((), self.close)
+        if not isinstance(self._sent, files.Window):
+            return self._stream(environ, self._sent)
+        if files.offers_sendfile(environ, self._file):
+            wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](self._sent, bodies.READ_SIZE)
+            return wrapped
+        return self._stream(environ, bodies.Chunks(self._sent))
+
+    def _stream(self, environ: WSGIEnvironment, chunks: Iterator[bytes]) -> Stream:
+        return Stream(
+            chunks,
+            self.close,
+            route=environ.get(ROUTE) or f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}",
+            event_stream=self.mimetype == EVENT_STREAM,
+            length=self.content_length,
+        )

@@ -1,0 +1,248 @@
+"""Router: which handler answers which path and method, over werkzeug.routing.
+
+A path is werkzeug's (``/users/<int:id>``) or has its parameters at the start of a segment as
+``:id`` or ``:id<int>``. A handler takes the Context and returns a Response, or is itself a
+generator, whose items then are the body. A middleware takes the Context and ``next``, a
+function without arguments that gives the Response of what lies further in; it returns that
+response, or another. Those of a router run around those of a route.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar, overload
+
+from werkzeug.routing import Map, Rule
+from werkzeug.wrappers import Response as WerkzeugResponse
+
+from .context import BINARY, Context
+from .exceptions import RouteError
+
+__all__ = ["Handler", "Middleware", "Route", "Router", "chain", "check_callable", "create_router"]
+
+Next = Callable[[], WerkzeugResponse]
+Middleware = Callable[[Context, Next], WerkzeugResponse]
+Handler = Callable[[Context], Any]
+H = TypeVar("H", bound=Handler)
+
+_PARAMETER = re.compile(r"<[^>]*>|(?<=/):([A-Za-z_]\w*)(<[^>]*>)?")
+
+
+def _rule(path: str) -> str:
+    def convert(match: re.Match[str]) -> str:
+        name, converter = match.groups()
+        if name is None:
+            return match.group()
+        return f"<{converter[1:-1]}:{name}>" if converter else f"<{name}>"
+
+    if path and not path.startswith("/"):
+        raise RouteError(f"the path {path!r} needs a leading slash: {'/' + path!r}")
+    rule = _PARAMETER.sub(convert, path)
+    try:
+        Map([Rule(rule or "/")])
+    except (ValueError, LookupError) as error:
+        raise RouteError(f"the path {path!r}: {error}") from error
+    return rule
+
+
+def chain(
+    middleware: Iterable[Middleware], inner: Callable[[Context], WerkzeugResponse]
+) -> Callable[[Context], WerkzeugResponse]:
+    """`inner` with `middleware` around it, the first of them outermost."""
+    for layer in reversed(tuple(middleware)):
+        inner = partial(_through, layer, inner)
+    return inner
+
+
+def _through(
+    layer: Middleware, inner: Callable[[Context], WerkzeugResponse], ctx: Context
+) -> WerkzeugResponse:
+    response = layer(ctx, partial(inner, ctx))
+    if not isinstance(response, WerkzeugResponse):
+        raise TypeError(f"{_name(layer)} returned {response!r}: return next(), or a Response")
+    return response
+
+
+def _name(function: Any) -> str:
+    return getattr(function, "__qualname__", None) or repr(function)
+
+
+def check_callable(function: Any, what: str, arguments: int) -> None:
+    if not callable(function):
+        raise RouteError(f"{what} is a function, not {function!r}")
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise RouteError(f"{what} is synchronous: write {_name(function)} with def, not async def")
+    try:
+        inspect.signature(function).bind(*range(arguments))
+    except TypeError as error:
+        takes = "(ctx)" if arguments == 1 else "(ctx, next)"
+        raise RouteError(f"{what} takes {takes}; {_name(function)}: {error}") from error
+    except ValueError:  # a builtin that does not tell
+        return
+
+
+@dataclass(frozen=True)
+class Route:
+    """A path, its methods, and what answers them."""
+
+    path: str
+    methods: frozenset[str]
+    handler: Handler
+    content_type: str | None = None
+    middleware: tuple[Middleware, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The handler's name, with its module."""
+        return f"{getattr(self.handler, '__module__', '?')}.{_name(self.handler)}"
+
+    def respond(self, ctx: Context) -> WerkzeugResponse:
+        """What the handler answers, a generator turned into a stream."""
+        result = self.handler(ctx)
+        if isinstance(result, WerkzeugResponse):
+            return result
+        if isinstance(result, Generator):
+            return ctx.stream(result, self.content_type or BINARY)
+        kind = type(result).__name__
+        instead = {"str": "text", "dict": "json", "list": "json"}.get(kind, "stream")
+        raise TypeError(f"{self.name} returned {kind}: return ctx.{instead}(…) or a Response")
+
+
+class Router:
+    """Routes and the middleware around them; ``app.use(router)`` takes them in.
+
+    prefix: goes before every path. middleware: runs around every handler, first outermost.
+    """
+
+    def __init__(self, prefix: str = "", *, middleware: Iterable[Middleware] = ()) -> None:
+        self._prefix = _rule(prefix.rstrip("/"))
+        self._middleware = list(middleware)
+        self._entries: list[Route | Router] = []
+        self._sealed = False
+        for layer in self._middleware:
+            check_callable(layer, "a middleware", 2)
+
+    @overload
+    def route(
+        self,
+        path: str,
+        handler: None = None,
+        *,
+        methods: Iterable[str] = ...,
+        content_type: str | None = ...,
+        middleware: Iterable[Middleware] = ...,
+    ) -> Callable[[H], H]: ...
+    @overload
+    def route(
+        self,
+        path: str,
+        handler: H,
+        *,
+        methods: Iterable[str] = ...,
+        content_type: str | None = ...,
+        middleware: Iterable[Middleware] = ...,
+    ) -> H: ...
+    def route(
+        self,
+        path: str,
+        handler: Any = None,
+        *,
+        methods: Iterable[str] = ("GET",),
+        content_type: str | None = None,
+        middleware: Iterable[Middleware] = (),
+    ) -> Any:
+        """Have `handler` answer `methods` at `path`; without a handler, a decorator for one.
+
+        GET answers HEAD as well. content_type: that of a handler which is a generator.
+        Raises RouteError.
+        """
+        if handler is None:
+            return partial(
+                self.route, path, methods=methods, content_type=content_type, middleware=middleware
+            )
+        if isinstance(methods, str):
+            raise RouteError(f"methods is a list of methods: [{methods!r}]")
+        self._open()
+        layers = tuple(middleware)
+        check_callable(handler, "a handler", 1)
+        for layer in layers:
+            check_callable(layer, "a middleware", 2)
+        names = frozenset(method.upper() for method in methods)
+        route = Route(_rule(path), names, handler, content_type, layers)
+        for other in self._entries:
+            if isinstance(other, Route) and other.path == route.path and other.methods & names:
+                raise RouteError(f"{path!r} is answered by {other.name} already")
+        self._entries.append(route)
+        return handler
+
+    def get(self, path: str, handler: Any = None, **options: Any) -> Any:
+        """``route`` for GET, and HEAD with it."""
+        return self.route(path, handler, methods=("GET",), **options)
+
+    def post(self, path: str, handler: Any = None, **options: Any) -> Any:
+        """``route`` for POST."""
+        return self.route(path, handler, methods=("POST",), **options)
+
+    def put(self, path: str, handler: Any = None, **options: Any) -> Any:
+        """``route`` for PUT."""
+        return self.route(path, handler, methods=("PUT",), **options)
+
+    def patch(self, path: str, handler: Any = None, **options: Any) -> Any:
+        """``route`` for PATCH."""
+        return self.route(path, handler, methods=("PATCH",), **options)
+
+    def delete(self, path: str, handler: Any = None, **options: Any) -> Any:
+        """``route`` for DELETE."""
+        return self.route(path, handler, methods=("DELETE",), **options)
+
+    def head(self, path: str, handler: Any = None, **options: Any) -> Any:
+        """``route`` for HEAD alone."""
+        return self.route(path, handler, methods=("HEAD",), **options)
+
+    def options(self, path: str, handler: Any = None, **options: Any) -> Any:
+        """``route`` for OPTIONS, in place of the answer that lists the methods."""
+        return self.route(path, handler, methods=("OPTIONS",), **options)
+
+    def group(self, prefix: str, *, middleware: Iterable[Middleware] = ()) -> Router:
+        """A router whose routes are this one's, below `prefix`."""
+        self._open()
+        router = Router(prefix, middleware=middleware)
+        self._entries.append(router)
+        return router
+
+    def use(self, middleware: Middleware) -> Middleware:
+        """Run `middleware` around every handler of this router, whenever it was added."""
+        self._open()
+        check_callable(middleware, "a middleware", 2)
+        self._middleware.append(middleware)
+        return middleware
+
+    def routes(self) -> Iterator[Route]:
+        """Every route, with the prefixes and middleware of the routers that it stands in."""
+        for entry in self._entries:
+            for route in (entry,) if isinstance(entry, Route) else entry.routes():
+                yield replace(
+                    route,
+                    path=self._prefix + route.path or "/",
+                    middleware=(*self._middleware, *route.middleware),
+                )
+
+    def seal(self) -> None:
+        """Called when the application serves: a route added later would never be found."""
+        self._sealed = True
+        for entry in self._entries:
+            if isinstance(entry, Router):
+                entry.seal()
+
+    def _open(self) -> None:
+        if self._sealed:
+            raise RouteError("the application serves already: add routes before the first request")
+
+
+def create_router(prefix: str = "", *, middleware: Iterable[Middleware] = ()) -> Router:
+    """A new Router."""
+    return Router(prefix, middleware=middleware)

@@ -1,0 +1,1 @@
+"""Serving: settings for gunicorn, and what ``vento-wsgi run`` does."""

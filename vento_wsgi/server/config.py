@@ -1,0 +1,30 @@
+"""gunicorn settings fit for streams.
+
+    gunicorn -c python:vento_wsgi.server.config module:app
+
+Any of them can be overridden on gunicorn's command line.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+worker_class = "gevent"
+
+worker_connections = 10_000
+"""Each open stream holds one; gunicorn's 1,000 is soon full, and descriptors end at this size."""
+
+keepalive = 75
+"""Seconds. Longer than the 60 of nginx's upstream connections, so that nginx closes first."""
+
+graceful_timeout = 30
+"""Seconds that a stopping worker gives its streams to end."""
+
+
+def post_worker_init(_worker: Any) -> None:
+    """Have vento_wsgi's log lines go where gunicorn's go."""
+    ours, theirs = logging.getLogger("vento_wsgi"), logging.getLogger("gunicorn.error")
+    if not ours.handlers:
+        ours.handlers = theirs.handlers
+        ours.propagate = False

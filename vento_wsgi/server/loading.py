@@ -1,0 +1,66 @@
+"""From "module:app" to a WSGI application."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..app import App
+from ..exceptions import AppNotFound
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+__all__ = ["check", "load", "search"]
+
+
+def search(folder: str) -> None:
+    """Have modules looked for in `folder` first. Raises AppNotFound if it is none."""
+    if not Path(folder).is_dir():
+        raise AppNotFound(f"--app-dir: there is no folder {folder!r}")
+    sys.path.insert(0, str(Path(folder).resolve()))
+
+
+def _split(target: str) -> tuple[str, str]:
+    module, _, name = target.partition(":")
+    if module.endswith(".py") or "/" in module:
+        stem = module.removesuffix(".py").strip("./").replace("/", ".")
+        raise AppNotFound(f"{module!r} is a file: name its module, as in '{stem}:{name or 'app'}'")
+    return module, name or "app"
+
+
+def check(target: str) -> None:
+    """Raise AppNotFound if there is no such module; does not import it."""
+    module, _ = _split(target)
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        found = None
+    if found is None:
+        raise AppNotFound(
+            f"there is no module {module!r} in {sys.path[0] or '.'}: "
+            "write module:app, and name the folder with --app-dir if it is another one"
+        )
+
+
+def load(target: str) -> WSGIApplication:
+    """Import the application of ``module:app``. Raises AppNotFound, or what the module raises."""
+    check(target)
+    module, name = _split(target)
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        if not hasattr(found, part):
+            there = [key for key, value in vars(found).items() if _looks_like_app(value)]
+            hint = f"; it has {', '.join(there)}" if there else ""
+            raise AppNotFound(f"{module!r} has no {name!r}{hint}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise AppNotFound(f"{target!r} is no WSGI application but {type(found).__name__}")
+    return found  # type: ignore[no-any-return]
+
+
+def _looks_like_app(value: Any) -> bool:
+    return isinstance(value, App) or hasattr(value, "wsgi_app")

@@ -1,0 +1,237 @@
+"""Server-sent events: the text/event-stream format of the WHATWG HTML standard, section 9.2.
+
+A stream is UTF-8 lines that end in LF, CR or CRLF; an empty line ends a block. A line is a
+comment (it starts with a colon) or a field: ``data`` (as often as the data has lines),
+``event``, ``id`` or ``retry``. A client dispatches a block that has data, be it empty; any
+other block can still set the last event id and the reconnection time. At the end of the
+stream an unfinished block is forgotten.
+
+Nothing here reads or writes anything: :class:`Event` and :func:`sse` make bytes,
+:func:`decode` reads them back, however they were cut on the way.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterable, Iterator
+
+from .body import Chunks
+from .body import encode as encode_item
+from .exceptions import EventError
+
+__all__ = ["OPENING", "Event", "decode", "encode", "sse"]
+
+OPENING = b":\n\n"
+"""The comment that opens a stream: proxies pass the headers on once there is a body."""
+
+MAX_EVENT = 16 * 1024 * 1024
+"""Characters of one block that decode() keeps by default: far past any event, short of memory."""
+
+_NEWLINE = re.compile(r"\r\n|\r|\n")
+
+
+def _text(value: str, field: str, forbidden: str = "") -> str:
+    for character in forbidden:
+        if character in value:
+            raise EventError(f"an event's {field} cannot contain {character!r}: {value!r}")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise EventError(f"an event's {field} is not Unicode text: {error}") from error
+    return value
+
+
+def _lines(value: str, field: str) -> str:
+    return _text(_NEWLINE.sub("\n", value) if "\r" in value else value, field)
+
+
+def _data(value: object) -> str:
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        try:
+            return bytes(value).decode()
+        except UnicodeDecodeError as error:
+            raise EventError(f"an event's data is not UTF-8: {error}; base64 it") from error
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise EventError(f"an event's data cannot become JSON: {error}") from error
+
+
+class Event:
+    """One block of an event stream. An Event does not change once it is made.
+
+    data: str as it is, bytes as UTF-8, any other value as JSON; kept as text with LF newlines.
+    event: the type that a browser dispatches, "message" when there is none. No CR, LF.
+    id: what comes back as Last-Event-ID; "" resets it. No CR, LF, NUL.
+    retry: the reconnection time in whole milliseconds.
+    comment: lines that clients skip; they keep a silent connection alive.
+
+    Raises EventError, here and not in mid-stream. https://html.spec.whatwg.org/#parsing-an-event-stream
+    """
+
+    __slots__ = ("comment", "data", "event", "id", "retry")
+
+    data: str | None
+    event: str | None
+    id: str | None
+    retry: int | None
+    comment: str | None
+
+    def __init__(
+        self,
+        data: object = None,
+        *,
+        event: str | None = None,
+        id: str | int | None = None,
+        retry: int | None = None,
+        comment: str | None = None,
+    ) -> None:
+        if data is not None:
+            data = _lines(data if isinstance(data, str) else _data(data), "data")
+        if event is not None:
+            event = _text(event, "type", "\r\n") or None
+        identifier = None if id is None else _text(str(id), "id", "\r\n\0")
+        if retry is not None and (type(retry) is not int or retry < 0):
+            raise EventError(f"retry is a whole number of milliseconds, not {retry!r}")
+        if comment is not None:
+            comment = _lines(comment, "comment")
+        if (data, event, identifier, retry, comment) == (None,) * 5:
+            raise EventError("an event needs data, a type, an id, a retry or a comment")
+        self.data = data
+        self.event = event
+        self.id = identifier
+        self.retry = retry
+        self.comment = comment
+
+    def encode(self) -> bytes:
+        """The block as bytes, its empty line included."""
+        block = ""
+        if self.comment is not None:
+            block = f": {self.comment}\n".replace("\n", "\n: ")[:-2]
+        if self.event is not None:
+            block += f"event: {self.event}\n"
+        if self.id is not None:
+            block += f"id: {self.id}\n"
+        if self.retry is not None:
+            block += f"retry: {self.retry}\n"
+        if self.data is not None:
+            data = self.data.replace("\n", "\ndata: ") if "\n" in self.data else self.data
+            block += f"data: {data}\n"
+        return f"{block}\n".encode()
+
+    def _fields(self) -> tuple[object, ...]:
+        return self.data, self.event, self.id, self.retry, self.comment
+
+    def __eq__(self, other: object) -> bool:
+        return self._fields() == other._fields() if isinstance(other, Event) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._fields())
+
+    def __repr__(self) -> str:
+        names = ("event", "id", "retry", "comment")
+        given = [
+            f"{name}={getattr(self, name)!r}" for name in names if getattr(self, name) is not None
+        ]
+        return f"Event({', '.join([repr(self.data), *given])})"
+
+
+def encode(item: object) -> bytes:
+    """An item of an event stream as bytes: an Event as its block, text and bytes as they are."""
+    return item.encode() if isinstance(item, Event) else encode_item(item)
+
+
+def _frame(item: object) -> bytes:
+    return (item if isinstance(item, Event) else Event(item)).encode()
+
+
+def sse(items: Iterable[object]) -> Iterator[bytes]:
+    """Each item as the bytes of one event; what is not an Event becomes the data of one.
+
+    The iterator has a ``close()`` that closes `items`.
+    """
+    return Chunks(items, _frame)
+
+
+class _Block:
+    """The block being read: the buffers of "interpreting an event stream"."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.data: list[str] = []
+        self.comment: list[str] = []
+        self.event: str | None = None
+        self.id: str | None = None
+        self.retry: int | None = None
+
+    def take(self, line: str) -> None:
+        name, _, value = line.partition(":")
+        value = value[1:] if value.startswith(" ") else value
+        self.size += len(line)
+        if not name:
+            self.comment.append(value)
+        elif name == "data":
+            self.data.append(value)
+        elif name == "event":
+            self.event = value
+        elif name == "id" and "\0" not in value:
+            self.id = value
+        elif name == "retry" and value.isascii() and value.isdigit() and len(value) <= 15:
+            self.retry = int(value)
+
+    def end(self) -> Event | None:
+        if not (
+            self.data or self.comment or self.event or self.id is not None or self.retry is not None
+        ):
+            return None
+        return Event(
+            "\n".join(self.data) if self.data else None,
+            event=self.event,
+            id=self.id,
+            retry=self.retry,
+            comment="\n".join(self.comment) if self.comment else None,
+        )
+
+
+def decode(chunks: Iterable[bytes], *, max_event: int = MAX_EVENT) -> Iterator[Event]:
+    """The events of a stream, each as soon as its empty line has come, however `chunks` are cut.
+
+    A block without data, which a browser does not dispatch, is given with ``data`` None, so
+    that heartbeats and ids can be seen. ``id`` is that of the block itself, not the last one.
+    Bytes that are not UTF-8 become U+FFFD. Raises EventError on a block of over `max_event`
+    characters.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
+    block = _Block()
+    unfinished: list[str] = []
+    pending = 0
+    after_cr = False
+    for chunk in chunks:
+        text = decoder.decode(chunk)
+        if after_cr and text:
+            after_cr = False
+            text = text[1:] if text[0] == "\n" else text
+        if not text:
+            continue
+        after_cr = text[-1] == "\r"
+        *lines, rest = _NEWLINE.split(text)
+        for line in lines:
+            if unfinished:
+                line = "".join([*unfinished, line])
+                unfinished.clear()
+                pending = 0
+            if line:
+                block.take(line)
+            elif (event := block.end()) is not None:
+                yield event
+                block = _Block()
+            else:
+                block = _Block()
+        if rest:
+            unfinished.append(rest)
+            pending += len(rest)
+        if block.size + pending > max_event:
+            raise EventError(f"an event of over {max_event} characters: raise max_event to read it")
