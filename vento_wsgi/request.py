@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import IO, Any, cast
 
 from werkzeug.datastructures import ImmutableMultiDict
@@ -113,10 +114,10 @@ class Request(WerkzeugRequest):
     def chunks(self, size: int = READ_SIZE) -> Iterator[bytes]:
         """The body as it comes, in pieces of 1 to `size` bytes; can go on while a response streams.
 
-        Raises RequestEntityTooLarge (413) past the limit, ClientDisconnected (400) on a short body.
+        Raises RequestEntityTooLarge (413) here if the length is over the limit, later if the
+        bytes are; ClientDisconnected (400) if the body breaks off.
         """
-        while data := self.stream.read(size):
-            yield data
+        return iter(partial(self.stream.read, size), b"")
 
     def text(self) -> str:
         """The body as text in its charset, UTF-8 without one. 400 or 415 when it is not."""

@@ -1,0 +1,46 @@
+PYTHON ?= python3
+VENV ?= .venv
+HOST ?= 127.0.0.1
+PORT ?= 8000
+BIN = $(VENV)/bin
+
+.PHONY: run test test-all lint types packages clean
+
+run: $(VENV)/.installed
+	$(BIN)/vento-wsgi run app:app --app-dir examples/demo --host $(HOST) --port $(PORT)
+
+test: packages lint types
+	$(BIN)/python -X dev -m pytest
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-test
+	$(BIN)/mypy
+
+# every supported Python that is here, each in a venv of its own
+test-all:
+	@set -e; for version in 3.10 3.11 3.12 3.13; do \
+		python=$$(tests/python $$version) || { echo "Python $$version: not here"; continue; }; \
+		echo "Python $$version: $$python"; \
+		$(MAKE) test PYTHON=$$python VENV=.venv-$$version; \
+	done
+
+# the browser and the servers that the tests run against, where this may install them
+packages:
+	@tests/packages
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: setup.cfg setup.py | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.installed-test: setup.cfg setup.py | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .[test]
+	@touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf .venv* build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
