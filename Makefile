@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 .PHONY: run test test-all lint types packages clean
 
 run: $(VENV)/.installed
-	$(BIN)/vento-wsgi run app:app --app-dir examples/demo --host $(HOST) --port $(PORT)
+	$(BIN)/vento-wsgi run examples.demo.app:app --host $(HOST) --port $(PORT)
 
 test: packages lint types
 	$(BIN)/python -X dev -m pytest

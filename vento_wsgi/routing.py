@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar, overload
+from typing import Any, Protocol, TypeVar, overload
 
 from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Response as WerkzeugResponse
@@ -112,6 +112,15 @@ class Route:
         raise TypeError(f"{self.name} returned {kind}: return ctx.{instead}(…) or a Response")
 
 
+class Register(Protocol):
+    """Takes a path and its handler, or a path and gives a decorator for the handler."""
+
+    @overload
+    def __call__(self, path: str, handler: None = None, **options: Any) -> Callable[[H], H]: ...
+    @overload
+    def __call__(self, path: str, handler: H, **options: Any) -> H: ...
+
+
 class Router:
     """Routes and the middleware around them; ``app.use(router)`` takes them in.
 
@@ -126,26 +135,6 @@ class Router:
         for layer in self._middleware:
             check_callable(layer, "a middleware", 2)
 
-    @overload
-    def route(
-        self,
-        path: str,
-        handler: None = None,
-        *,
-        methods: Iterable[str] = ...,
-        content_type: str | None = ...,
-        middleware: Iterable[Middleware] = ...,
-    ) -> Callable[[H], H]: ...
-    @overload
-    def route(
-        self,
-        path: str,
-        handler: H,
-        *,
-        methods: Iterable[str] = ...,
-        content_type: str | None = ...,
-        middleware: Iterable[Middleware] = ...,
-    ) -> H: ...
     def route(
         self,
         path: str,
@@ -179,33 +168,40 @@ class Router:
         self._entries.append(route)
         return handler
 
-    def get(self, path: str, handler: Any = None, **options: Any) -> Any:
+    @property
+    def get(self) -> Register:
         """``route`` for GET, and HEAD with it."""
-        return self.route(path, handler, methods=("GET",), **options)
+        return partial(self.route, methods=("GET",))
 
-    def post(self, path: str, handler: Any = None, **options: Any) -> Any:
+    @property
+    def post(self) -> Register:
         """``route`` for POST."""
-        return self.route(path, handler, methods=("POST",), **options)
+        return partial(self.route, methods=("POST",))
 
-    def put(self, path: str, handler: Any = None, **options: Any) -> Any:
+    @property
+    def put(self) -> Register:
         """``route`` for PUT."""
-        return self.route(path, handler, methods=("PUT",), **options)
+        return partial(self.route, methods=("PUT",))
 
-    def patch(self, path: str, handler: Any = None, **options: Any) -> Any:
+    @property
+    def patch(self) -> Register:
         """``route`` for PATCH."""
-        return self.route(path, handler, methods=("PATCH",), **options)
+        return partial(self.route, methods=("PATCH",))
 
-    def delete(self, path: str, handler: Any = None, **options: Any) -> Any:
+    @property
+    def delete(self) -> Register:
         """``route`` for DELETE."""
-        return self.route(path, handler, methods=("DELETE",), **options)
+        return partial(self.route, methods=("DELETE",))
 
-    def head(self, path: str, handler: Any = None, **options: Any) -> Any:
+    @property
+    def head(self) -> Register:
         """``route`` for HEAD alone."""
-        return self.route(path, handler, methods=("HEAD",), **options)
+        return partial(self.route, methods=("HEAD",))
 
-    def options(self, path: str, handler: Any = None, **options: Any) -> Any:
+    @property
+    def options(self) -> Register:
         """``route`` for OPTIONS, in place of the answer that lists the methods."""
-        return self.route(path, handler, methods=("OPTIONS",), **options)
+        return partial(self.route, methods=("OPTIONS",))
 
     def group(self, prefix: str, *, middleware: Iterable[Middleware] = ()) -> Router:
         """A router whose routes are this one's, below `prefix`."""

@@ -21,6 +21,9 @@ keepalive = 75
 graceful_timeout = 30
 """Seconds that a stopping worker gives its streams to end."""
 
+control_socket_disable = True
+"""gunicorn would put it where all servers of a user put theirs."""
+
 
 def post_worker_init(_worker: Any) -> None:
     """Have vento_wsgi's log lines go where gunicorn's go."""
