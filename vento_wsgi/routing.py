@@ -135,73 +135,49 @@ class Router:
         for layer in self._middleware:
             check_callable(layer, "a middleware", 2)
 
-    def route(
-        self,
-        path: str,
-        handler: Any = None,
-        *,
-        methods: Iterable[str] = ("GET",),
-        content_type: str | None = None,
-        middleware: Iterable[Middleware] = (),
-    ) -> Any:
-        """Have `handler` answer `methods` at `path`; without a handler, a decorator for one.
+    @property
+    def route(self) -> Register:
+        """Have a handler answer ``methods=["GET"]`` at a path. GET answers HEAD as well.
 
-        GET answers HEAD as well. content_type: that of a handler which is a generator.
+        Options: methods, content_type (that of a handler which is a generator), middleware.
         Raises RouteError.
         """
-        if handler is None:
-            return partial(
-                self.route, path, methods=methods, content_type=content_type, middleware=middleware
-            )
-        if isinstance(methods, str):
-            raise RouteError(f"methods is a list of methods: [{methods!r}]")
-        self._open()
-        layers = tuple(middleware)
-        check_callable(handler, "a handler", 1)
-        for layer in layers:
-            check_callable(layer, "a middleware", 2)
-        names = frozenset(method.upper() for method in methods)
-        route = Route(_rule(path), names, handler, content_type, layers)
-        for other in self._entries:
-            if isinstance(other, Route) and other.path == route.path and other.methods & names:
-                raise RouteError(f"{path!r} is answered by {other.name} already")
-        self._entries.append(route)
-        return handler
+        return self._add
 
     @property
     def get(self) -> Register:
         """``route`` for GET, and HEAD with it."""
-        return partial(self.route, methods=("GET",))
+        return partial(self._add, methods=("GET",))
 
     @property
     def post(self) -> Register:
         """``route`` for POST."""
-        return partial(self.route, methods=("POST",))
+        return partial(self._add, methods=("POST",))
 
     @property
     def put(self) -> Register:
         """``route`` for PUT."""
-        return partial(self.route, methods=("PUT",))
+        return partial(self._add, methods=("PUT",))
 
     @property
     def patch(self) -> Register:
         """``route`` for PATCH."""
-        return partial(self.route, methods=("PATCH",))
+        return partial(self._add, methods=("PATCH",))
 
     @property
     def delete(self) -> Register:
         """``route`` for DELETE."""
-        return partial(self.route, methods=("DELETE",))
+        return partial(self._add, methods=("DELETE",))
 
     @property
     def head(self) -> Register:
         """``route`` for HEAD alone."""
-        return partial(self.route, methods=("HEAD",))
+        return partial(self._add, methods=("HEAD",))
 
     @property
     def options(self) -> Register:
         """``route`` for OPTIONS, in place of the answer that lists the methods."""
-        return partial(self.route, methods=("OPTIONS",))
+        return partial(self._add, methods=("OPTIONS",))
 
     def group(self, prefix: str, *, middleware: Iterable[Middleware] = ()) -> Router:
         """A router whose routes are this one's, below `prefix`."""
@@ -233,6 +209,34 @@ class Router:
         for entry in self._entries:
             if isinstance(entry, Router):
                 entry.seal()
+
+    def _add(
+        self,
+        path: str,
+        handler: Any = None,
+        *,
+        methods: Iterable[str] = ("GET",),
+        content_type: str | None = None,
+        middleware: Iterable[Middleware] = (),
+    ) -> Any:
+        if handler is None:
+            return partial(
+                self._add, path, methods=methods, content_type=content_type, middleware=middleware
+            )
+        if isinstance(methods, str):
+            raise RouteError(f"methods is a list of methods: [{methods!r}]")
+        self._open()
+        layers = tuple(middleware)
+        check_callable(handler, "a handler", 1)
+        for layer in layers:
+            check_callable(layer, "a middleware", 2)
+        names = frozenset(method.upper() for method in methods)
+        route = Route(_rule(path), names, handler, content_type, layers)
+        for other in self._entries:
+            if isinstance(other, Route) and other.path == route.path and other.methods & names:
+                raise RouteError(f"{path!r} is answered by {other.name} already")
+        self._entries.append(route)
+        return handler
 
     def _open(self) -> None:
         if self._sealed:
