@@ -142,7 +142,7 @@ class Router:
         Options: methods, content_type (that of a handler which is a generator), middleware.
         Raises RouteError.
         """
-        return self._add
+        return partial(self._add)
 
     @property
     def get(self) -> Register:
