@@ -140,7 +140,7 @@ class App:
 
     def _build(self) -> WSGIApplication:
         # an explicit HEAD goes before the one that comes with GET
-        routes = sorted(self.routes(), key=lambda route: route.methods != {"HEAD"})
+        routes = sorted(self.routes(), key=lambda route: "HEAD" not in route.methods)
         rules = []
         for route in routes:
             endpoint = route.path, chain(route.middleware, route.respond)
