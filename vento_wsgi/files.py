@@ -174,6 +174,8 @@ def answer(
 
 def offers_sendfile(environ: Environ, file: File) -> bool:
     """Whether the server's wsgi.file_wrapper sends a Window as it should."""
+    if "uwsgi.version" in environ:  # sends the whole file, whatever its offset and length
+        return False
     return file.descriptor is not None and "wsgi.file_wrapper" in environ
 
 

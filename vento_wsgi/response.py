@@ -9,21 +9,20 @@ asks for it; HEAD, 204 and 304 close it untouched.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from wsgiref.util import is_hop_by_hop
 
 from werkzeug.datastructures import Headers
 from werkzeug.wrappers import Response as WerkzeugResponse
-from werkzeug.wsgi import ClosingIterator
 
 from . import body as bodies
 from . import files, sse
 from .stream import Stream
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 __all__ = ["EVENT_STREAM", "ROUTE", "Response"]
 
@@ -31,6 +30,12 @@ EVENT_STREAM = "text/event-stream"
 
 ROUTE = "vento_wsgi.route"
 """The environ key under which a stream's route reaches its log lines."""
+
+
+class _NoBody(tuple[bytes, ...]):
+    """No chunks, but something to close. Having a length, it is not chunked by any server."""
+
+    close: Callable[[], None]
 
 
 class Response(WerkzeugResponse):
@@ -88,6 +93,14 @@ class Response(WerkzeugResponse):
             if hasattr(self.response, "close"):
                 endings.callback(self.response.close)
 
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        body, status, headers = self.get_wsgi_response(environ)
+        write = start_response(status, headers)
+        if isinstance(body, Stream) and write is not None:
+            # some servers keep the headers until there are bytes, but not after a write
+            write(b"")
+        return body  # type: ignore[no-any-return]
+
     def get_wsgi_response(self, environ: WSGIEnvironment) -> Any:
         if self._file is not None and self.status_code == 200:
             self.status_code, self._sent = files.answer(
@@ -104,19 +117,24 @@ class Response(WerkzeugResponse):
     def get_app_iter(self, environ: WSGIEnvironment) -> Iterable[bytes]:
         code = self.status_code
         if environ["REQUEST_METHOD"] == "HEAD" or code in (204, 304) or 100 <= code < 200:
-            return ClosingIterator((), self.close)
+            return self._no_body()
         if isinstance(self.response, bodies.Chunks):
             return self._stream(environ, self.response)
         if self._file is None:
             return super().get_app_iter(environ)
         if self._sent is None:
-            return ClosingIterator((), self.close)
+            return self._no_body()
         if not isinstance(self._sent, files.Window):
             return self._stream(environ, self._sent)
         if files.offers_sendfile(environ, self._file):
             wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](self._sent, bodies.READ_SIZE)
             return wrapped
         return self._stream(environ, bodies.Chunks(self._sent))
+
+    def _no_body(self) -> _NoBody:
+        body = _NoBody()
+        body.close = self.close
+        return body
 
     def _stream(self, environ: WSGIEnvironment, chunks: Iterator[bytes]) -> Stream:
         return Stream(

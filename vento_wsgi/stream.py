@@ -15,7 +15,7 @@ Content-Length, stay away, so that no client takes half a body for a whole one (
 section 8). An event stream gets an ``error`` event first.
 
 The first item is an empty chunk, or a comment in an event stream: with it the headers leave
-before the source has made anything.
+before the source has made anything (on most servers; see Response for the others).
 """
 
 from __future__ import annotations
