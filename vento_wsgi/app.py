@@ -28,8 +28,9 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 
 from .context import Context
 from .exceptions import RouteError
-from .response import ROUTE, Response
+from .response import Response
 from .routing import Middleware, Route, Router, chain, check_callable
+from .stream import ROUTE
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

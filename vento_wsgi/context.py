@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import mimetypes
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -20,8 +20,22 @@ from werkzeug.utils import cached_property
 from . import sse
 from .request import Request
 from .response import EVENT_STREAM, Response
+from .stream import DRAIN, Policies
 
 if TYPE_CHECKING:
+    from typing import TypedDict
+
+    from typing_extensions import Unpack
+
+    from .stream import Ending
+
+    class PolicyOptions(TypedDict, total=False):
+        heartbeat: tuple[bytes, float] | float | None
+        deadline: float | None
+        send_timeout: float | None
+        flush: str
+        on_end: Callable[[Ending], object] | None
+
     from _typeshed.wsgi import WSGIEnvironment
 
 __all__ = ["Context"]
@@ -81,6 +95,12 @@ class Context:
         """The request's headers, by any case."""
         return self.request.headers  # type: ignore[return-value]
 
+    @property
+    def draining(self) -> bool:
+        """Whether the worker is stopping: a long stream should come to its end."""
+        drain = self.environ.get(DRAIN)
+        return drain is not None and drain.draining
+
     @cached_property
     def last_event_id(self) -> str | None:
         """Where a returning EventSource left off: Last-Event-ID, else ``?lastEventId=``.
@@ -105,6 +125,7 @@ class Context:
         *,
         status: int = 200,
         headers: HeadersLike = None,
+        **policies: Unpack[PolicyOptions],
     ) -> Response:
         """A response that sends `body` as it comes.
 
@@ -112,18 +133,32 @@ class Context:
             content_type is text/event-stream), or an object with ``read()``. It is closed once,
             however the response ends. A regular file gets a length, validators and ranges.
 
-        Raises BodyError, a TypeError, that names what to use instead.
-        """
-        if content_type == BINARY and "content-type" in Headers(headers):
-            return Response(body, status, headers)
-        return Response(body, status, headers, content_type)
+        policies: heartbeat, deadline, send_timeout, flush, on_end; see Policies.
 
-    def sse(self, events: Iterable[object], *, headers: HeadersLike = None) -> Response:
+        Raises BodyError, a TypeError, that names what to use instead; ValueError on a policy.
+        """
+        given = (
+            None if content_type == BINARY and "content-type" in Headers(headers) else content_type
+        )
+        response = Response(body, status, headers, given)
+        if policies:
+            response.policies = Policies(**policies)
+            response.policies.beat(event_stream=response.mimetype == EVENT_STREAM)
+        return response
+
+    def sse(
+        self,
+        events: Iterable[object],
+        *,
+        headers: HeadersLike = None,
+        **policies: Unpack[PolicyOptions],
+    ) -> Response:
         """A response that sends each of `events` to an EventSource.
 
         An item that is not an Event becomes the data of one: text as it is, the rest as JSON.
+        policies: those of ``stream``.
         """
-        return self.stream(sse.sse(events), EVENT_STREAM, headers=headers)
+        return self.stream(sse.sse(events), EVENT_STREAM, headers=headers, **policies)
 
     def json(self, data: Any, status: int = 200, headers: HeadersLike = None) -> Response:
         """A response with `data` as JSON (RFC 8259). Raises TypeError or ValueError."""

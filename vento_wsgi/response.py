@@ -19,17 +19,14 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 
 from . import body as bodies
 from . import files, sse
-from .stream import Stream
+from .stream import Policies, Stream
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-__all__ = ["EVENT_STREAM", "ROUTE", "Response"]
+__all__ = ["EVENT_STREAM", "Response"]
 
 EVENT_STREAM = "text/event-stream"
-
-ROUTE = "vento_wsgi.route"
-"""The environ key under which a stream's route reaches its log lines."""
 
 
 class _NoBody(tuple[bytes, ...]):
@@ -49,6 +46,9 @@ class Response(WerkzeugResponse):
 
     An event stream gets the headers that it needs: Cache-Control, X-Accel-Buffering.
     """
+
+    policies = Policies()
+    """What its stream is promised; ``ctx.stream`` sets them."""
 
     _file: files.File | None = None
     _sent: files.Window | Iterator[bytes] | None = None
@@ -96,9 +96,11 @@ class Response(WerkzeugResponse):
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         body, status, headers = self.get_wsgi_response(environ)
         write = start_response(status, headers)
-        if isinstance(body, Stream) and write is not None:
-            # some servers keep the headers until there are bytes, but not after a write
-            write(b"")
+        if isinstance(body, Stream):
+            body.server = getattr(start_response, "__self__", None)
+            if write is not None:
+                # some servers keep the headers until there are bytes, but not after a write
+                write(b"")
         return body  # type: ignore[no-any-return]
 
     def get_wsgi_response(self, environ: WSGIEnvironment) -> Any:
@@ -140,7 +142,9 @@ class Response(WerkzeugResponse):
         return Stream(
             chunks,
             self.close,
-            route=environ.get(ROUTE) or f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}",
+            environ,
             event_stream=self.mimetype == EVENT_STREAM,
             length=self.content_length,
+            waits=self._file is None,
+            policies=self.policies,
         )

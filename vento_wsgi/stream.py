@@ -1,37 +1,68 @@
-"""Stream: the one WSGI iterable, and how it ends.
+"""Stream: the one WSGI iterable, its policies and its endings.
 
 A WSGI server iterates it, writes each chunk, and calls ``close()`` once. Each stream ends
 once, for one reason, and at that moment, whichever call brings it about, its source is closed:
 
-    the source is exhausted                   exhausted      the server frames the end
-    the server closes before that             disconnected   the client left, or the server stops
-    the source raises                         failed         logged; the connection breaks off
-    the body is not as long as its
-    Content-Length said                       failed         logged; the connection breaks off
+    exhausted      the source has no more              the server frames the end
+    disconnected   the client left, or the server
+                   closed the stream before its end    –
+    deadline       its time is over                    the end of an event stream; any other
+                                                       body is not whole and breaks off
+    stalled        the client stopped reading          the connection is reset
+    draining       the server stops, and this is an
+                   event stream, which can come back   a retry: field, then the end
+    failed         the source raised, or the body was
+                   not as long as its Content-Length   logged; the connection breaks off
 
 "Breaks off" is StreamAborted out of ``__next__``: PEP 3333 has no other way to tell a server
 that headers are gone and the body will never be whole. The final chunk, or the last bytes of
 Content-Length, stay away, so that no client takes half a body for a whole one (RFC 9112,
 section 8). An event stream gets an ``error`` event first.
 
-The first item is an empty chunk, or a comment in an event stream: with it the headers leave
-before the source has made anything (on most servers; see Response for the others).
+Data goes one way: source, pump, here, server. What comes from the side (the clock, the watch
+on the socket, the worker that drains) only leaves a verdict and wakes the writer, which is in
+``__next__`` and acts on it. The exception is a client that stopped reading: then the writer
+is in the server's send, and is thrown out of it.
 """
 
 from __future__ import annotations
 
 import enum
 import logging
+import socket
+import struct
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from . import sse
+from .clock import Clock, Watch, clock
 from .exceptions import StreamAborted
+from .pump import Greenlets, InPlace, Pump, Threads, cooperative, current
 
-__all__ = ["CloseReason", "Stream"]
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+__all__ = ["DRAIN", "ROUTE", "CloseReason", "Ending", "Policies", "Stream"]
 
 log = logging.getLogger(__name__)
+access = logging.getLogger("vento_wsgi.access")
+
+ROUTE = "vento_wsgi.route"
+"""The environ key of the route, for the log."""
+
+DRAIN = "vento_wsgi.drain"
+"""The environ key of the worker's drain, where the server has one."""
+
+HEARTBEAT = 15.0
+"""Seconds of silence in an event stream: proxies cut connections that are idle for 30 or 60."""
+
+SEND_TIMEOUT = 60.0
+"""Seconds for a client to take one piece, as in nginx: who needs longer has stopped reading."""
 
 _FAILED = sse.Event("The stream failed.", event="error").encode()
+_RESET = struct.pack("ii", 1, 0)
 
 
 class CloseReason(str, enum.Enum):
@@ -39,90 +70,337 @@ class CloseReason(str, enum.Enum):
 
     EXHAUSTED = "exhausted"
     DISCONNECTED = "disconnected"
+    DEADLINE = "deadline"
+    STALLED = "stalled"
+    DRAINING = "draining"
     FAILED = "failed"
 
     __str__ = str.__str__
 
 
+@dataclass(frozen=True)
+class Ending:
+    """How a stream ended: what ``on_end`` is given.
+
+    bytes: handed to the server, without framing. chunks: in how many pieces. duration: seconds.
+    """
+
+    reason: CloseReason
+    bytes: int
+    chunks: int
+    duration: float
+
+
+@dataclass(frozen=True)
+class Policies:
+    """What a stream is promised beyond its chunks. Times are in seconds; 0 and None are without.
+
+    heartbeat: the bytes that are sent after so long a silence, and how long; in an event
+        stream a number is enough, and 15 the default.
+    deadline: for the whole stream.
+    send_timeout: for the client to take one piece; past it, it has stopped reading.
+    flush: "idle" sends together what is ready together, "each" makes one write a chunk.
+    on_end: called once, with the Ending.
+
+    Without gevent a heartbeat or a deadline costs the stream a thread, so it has them only if
+    they were asked for, and a client that stops reading is the server's to notice.
+    """
+
+    heartbeat: tuple[bytes, float] | float | None = None
+    deadline: float | None = None
+    send_timeout: float | None = SEND_TIMEOUT
+    flush: str = "idle"
+    on_end: Callable[[Ending], object] | None = None
+
+    def __post_init__(self) -> None:
+        if self.flush not in ("idle", "each"):
+            raise ValueError(f'flush is "idle" or "each", not {self.flush!r}')
+        for name in ("deadline", "send_timeout"):
+            _seconds(name, getattr(self, name))
+        if isinstance(self.heartbeat, tuple):
+            content, interval = self.heartbeat
+            if not isinstance(content, bytes) or not content:
+                raise ValueError(f"a heartbeat sends bytes, not {content!r}")
+            _seconds("heartbeat", interval)
+        else:
+            _seconds("heartbeat", self.heartbeat)
+
+    def beat(self, *, event_stream: bool) -> tuple[bytes, float] | None:
+        """What the heartbeat sends and after how many seconds. Raises ValueError."""
+        if isinstance(self.heartbeat, tuple):
+            return self.heartbeat if self.heartbeat[1] else None
+        if event_stream:
+            interval = HEARTBEAT if self.heartbeat is None else self.heartbeat
+            return (sse.OPENING, interval) if interval else None
+        if self.heartbeat:
+            raise ValueError(
+                "only an event stream knows what its heartbeat sends: "
+                f'heartbeat=(b"…", {self.heartbeat})'
+            )
+        return None
+
+
 class Stream(Iterator[bytes]):
     """The chunks of a response for a WSGI server, with one ending.
 
-    chunks: bytes, none of them empty.
-    close: frees the source; called once, at the ending.
-    route: what the log calls the stream.
+    chunks: bytes, none of them empty. close: frees the source; called once.
     event_stream: whether a comment opens it and an ``error`` event tells of a failure.
     length: the Content-Length in bytes, where one was sent: never more, and less is a failure.
+    waits: whether the source may wait for something; a file does not.
     """
-
-    __slots__ = ("_chunks", "_close", "_event_stream", "_left", "_opened", "_route", "reason")
 
     def __init__(
         self,
         chunks: Iterator[bytes],
         close: Callable[[], object],
+        environ: WSGIEnvironment,
         *,
-        route: str,
         event_stream: bool = False,
         length: int | None = None,
+        waits: bool = True,
+        policies: Policies = Policies(),
     ) -> None:
-        self._chunks = chunks
+        self._beat = policies.beat(event_stream=event_stream)
         self._close = close
-        self._route = route
+        self._environ = environ
         self._event_stream = event_stream
         self._left = length
+        self._policies = policies
+        self._route: str = environ.get(ROUTE) or _path(environ)
+        self._verdict: CloseReason | None = None
+        self._due: bytes | None = None
+        self._probing = False
+        self._writer: Any = None
+        self.server: Any = None
+        self._watch: Watch | None = None
+        self._clock: Clock | None = None
+        self._drain: Any = environ.get(DRAIN)
+        self._opening = sse.OPENING if event_stream else b""
         self._opened = False
+        self._sent = 0
+        self._pieces = 0
+        self._start = self._moved = time.monotonic()
+        self._sending = False
         self.reason: CloseReason | None = None
+        self._pump: Pump
+        together = cooperative()
+        self._socket: Any = _connection(environ) if together else None
+        asked = bool(policies.heartbeat or policies.deadline)
+        if waits and together:
+            self._pump = Greenlets(chunks, idle=self._idle, each=policies.flush == "each")
+        elif waits and asked:
+            self._pump = Threads(chunks)
+        else:
+            self._pump = InPlace(chunks)
+        if together or asked:
+            self._clock = clock(cooperative=together)
+            self._clock.add(self)
+        if self._drain is not None:
+            self._drain.add(self)
+
+    # the writer's side
 
     def __next__(self) -> bytes:
         if self.reason is not None:
-            if self.reason is CloseReason.FAILED:
-                raise StreamAborted(f"{self._route} failed")
-            raise StopIteration
-        if not self._opened:
-            self._opened = True
-            return sse.OPENING if self._event_stream else b""
-        try:
-            chunk = next(self._chunks)
-        except StopIteration:
-            if self._left:
-                self._fail(f"the body ended {self._left} bytes short of its Content-Length")
+            return self._ended()
+        self._sending = False
+        if self._writer is None and self._socket is not None:
+            self._writer = current()
+        piece = self._take()
+        if self._left is not None:
+            piece = self._measured(piece, self._left)
+        self._sent += len(piece)
+        self._pieces += 1
+        if self._pump.exhausted and not self._left:
             self._end(CloseReason.EXHAUSTED)
-            raise
-        except StreamAborted:
-            self._end(CloseReason.FAILED)
-            raise
-        except Exception:
-            log.exception("%s failed in mid-stream", self._route)
-            self._end(CloseReason.FAILED)
-            if self._event_stream and self._left is None:
-                return _FAILED
-            raise StreamAborted(f"{self._route} failed") from None
-        return chunk if self._left is None else self._measured(chunk, self._left)
+        else:
+            self._moved = time.monotonic()
+            self._sending = True
+        return piece
 
-    def _measured(self, chunk: bytes, left: int) -> bytes:
-        if len(chunk) <= left:
-            self._left = left - len(chunk)
-            return chunk
+    def _take(self) -> bytes:
+        if not self._opened and not isinstance(self._pump, Greenlets):
+            self._opened = True
+            return self._opening
+        while True:
+            if self._probing:
+                self._probe()
+            if self._verdict is not None:
+                return self._conclude(self._verdict)
+            if self._due is not None:
+                due, self._due = self._due, None
+                return due
+            try:
+                piece = self._pump.take()
+            except StopIteration:
+                self._exhausted()
+                raise
+            except StreamAborted:
+                self._end(CloseReason.FAILED)
+                raise
+            except Exception:
+                return self._failed()
+            except BaseException:
+                self._end(CloseReason.DISCONNECTED)
+                raise
+            if not self._opened:
+                self._opened = True
+                return self._opening + piece
+            if piece:
+                return piece
+
+    def _ended(self) -> bytes:
+        whole = self.reason in (CloseReason.EXHAUSTED, CloseReason.DRAINING)
+        if whole or (self.reason is CloseReason.DEADLINE and self._event_stream):
+            raise StopIteration
+        raise StreamAborted(f"{self._route}: {self.reason}")
+
+    def _exhausted(self) -> None:
+        if self._left:
+            why = f"the body ended {self._left} bytes short of its Content-Length"
+            log.error("%s: %s", self._route, why)
+            self._end(CloseReason.FAILED)
+            raise StreamAborted(f"{self._route}: {why}")
+        self._end(CloseReason.EXHAUSTED)
+
+    def _failed(self) -> bytes:
+        log.exception("%s failed in mid-stream", self._route)
+        self._end(CloseReason.FAILED)
+        if self._event_stream and self._left is None:
+            return _FAILED
+        raise StreamAborted(f"{self._route} failed") from None
+
+    def _measured(self, piece: bytes, left: int) -> bytes:
+        if len(piece) <= left:
+            self._left = left - len(piece)
+            return piece
         log.error("%s: the body is longer than its Content-Length; the rest is cut", self._route)
         self._end(CloseReason.FAILED)
         if left == 0:
             raise StreamAborted(f"{self._route} failed")
-        return chunk[:left]
+        return piece[:left]
 
-    def _fail(self, why: str) -> None:
-        log.error("%s: %s", self._route, why)
-        self._end(CloseReason.FAILED)
-        raise StreamAborted(f"{self._route}: {why}")
-
-    def _end(self, reason: CloseReason) -> None:
-        self.reason = reason
-        log.debug("%s ended: %s", self._route, reason)
+    def _probe(self) -> None:
+        # a chunk-size may have leading zeros (RFC 9112, section 7.1): the next one has this
+        self._probing = False
         try:
-            self._close()
-        except Exception:
-            log.exception("%s: closing its source failed", self._route)
+            self._socket.send(b"0")
+        except OSError:
+            self._verdict = self._verdict or CloseReason.DISCONNECTED
+
+    def _conclude(self, reason: CloseReason) -> bytes:
+        self._end(reason)
+        if reason is CloseReason.DRAINING and self._due is not None:
+            return self._due
+        return self._ended()
+
+    # from the side: the loop, or the clock's thread
+
+    def _idle(self) -> None:
+        if not self._opened:
+            self._pump.wake()
+        elif self._watch is None and self._socket is not None and self._clock is not None:
+            self._watch = Watch(self._socket, self._clock, self._gone, self._half_closed)
+
+    def _gone(self) -> None:
+        self._decide(CloseReason.DISCONNECTED)
+
+    def _half_closed(self) -> None:
+        if self._event_stream:
+            self._due = sse.OPENING
+        elif _chunks_itself(self.server):
+            self._probing = True
+        else:
+            return
+        self._pump.wake()
+
+    def _decide(self, verdict: CloseReason) -> None:
+        if self.reason is None and self._verdict is None:
+            self._verdict = verdict
+            self._pump.wake()
+
+    def tick(self, now: float) -> None:
+        """Called by the clock: is anything due?"""
+        policies, still = self._policies, now - self._moved
+        if policies.deadline and now - self._start >= policies.deadline:
+            self._decide(CloseReason.DEADLINE)
+        elif self._sending:
+            if policies.send_timeout and still >= policies.send_timeout:
+                self._stall()
+        elif self._beat is not None and still >= self._beat[1]:
+            self._due = self._beat[0]
+            self._moved = now
+            self._pump.wake()
+
+    def _stall(self) -> None:
+        if self._writer is None or self._verdict is not None:
+            return
+        self._verdict = CloseReason.STALLED
+        # what the client has not taken is dropped with the connection, here and in the kernel
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self._writer.throw(StreamAborted(f"{self._route}: {self._verdict}"))
+
+    def drain(self, retry: int) -> None:
+        """Called by a worker that stops: end an event stream, asking it back in `retry` ms."""
+        if self._event_stream and self.reason is None:
+            self._due = sse.Event(retry=retry).encode()
+            self._decide(CloseReason.DRAINING)
 
     def close(self) -> None:
         """Called by the server when it is done with the stream, whatever happened."""
         if self.reason is None:
-            self._end(CloseReason.DISCONNECTED)
+            self._end(self._verdict or CloseReason.DISCONNECTED)
+
+    def _end(self, reason: CloseReason) -> None:
+        self.reason = reason
+        if self._clock is not None:
+            self._clock.members.discard(self)
+        if self._watch is not None:
+            self._watch.close()
+        if self._drain is not None:
+            self._drain.discard(self)
+        try:
+            self._pump.stop(self._close)
+        except Exception:
+            log.exception("%s: closing its source failed", self._route)
+        ending = Ending(reason, self._sent, self._pieces, time.monotonic() - self._start)
+        access.info(
+            "%s %s: %d bytes, %d pieces, %.3f s",
+            self._route,
+            reason,
+            ending.bytes,
+            ending.chunks,
+            ending.duration,
+        )
+        if self._policies.on_end is not None:
+            try:
+                self._policies.on_end(ending)
+            except Exception:
+                log.exception("%s: on_end failed", self._route)
+
+
+def _seconds(name: str, value: object) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+    if value is not None and not number:
+        raise ValueError(f"{name} is a number of seconds, not {value!r}")
+
+
+def _path(environ: WSGIEnvironment) -> str:
+    return f"{environ['REQUEST_METHOD']} {environ.get('PATH_INFO', '')}"
+
+
+def _connection(environ: WSGIEnvironment) -> Any:
+    """The client's socket, where the server shows it and speaks HTTP/1 on it."""
+    if not environ.get("SERVER_PROTOCOL", "").startswith("HTTP/1"):
+        return None
+    return (
+        environ.get("gunicorn.socket")
+        or environ.get("gunicorn.sock")  # its gevent_pywsgi worker
+        or getattr(environ.get("wsgi.input"), "socket", None)  # gevent.pywsgi
+    )
+
+
+def _chunks_itself(server: Any) -> bool:
+    """Whether `server`, whose start_response was called, has announced chunks and sent none."""
+    chunked = getattr(server, "chunked", None) or getattr(server, "response_use_chunked", None)
+    return bool(chunked and getattr(server, "headers_sent", None))

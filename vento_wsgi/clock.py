@@ -1,0 +1,164 @@
+"""Clock: the one coarse ticker of a process; Watch: whether a client is still there.
+
+A timer for each stream would cost more than the streams. The clock has one, and asks its
+members in turn. Under gevent it is a timer of the loop, elsewhere a thread; it runs while it
+has members, and is made when the first of them comes, never at import.
+
+How a departure is told: a client that closes its connection sends FIN, and so does one that
+only has no more to say (``nc -N``, a half-closed socket). Both look the same until something
+is sent: then the one who left answers RST. So FIN is answered with a probe, a few bytes that
+change nothing (see Stream), and RST is the proof. A socket can also be readable because of
+bytes that nobody wants yet, a pipelined request or a TLS alert; these hide the FIN behind
+them from a reader, but not from poll().
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+__all__ = ["Clock", "Member", "Watch", "clock"]
+
+BEAT = 0.05
+"""Seconds: how late a departure behind unread bytes is seen; half of what is promised."""
+
+BEATS_PER_TICK = 5
+"""Policies are in seconds: asking every stream each quarter of one is fine enough."""
+
+_GONE = select.POLLERR | select.POLLHUP | select.POLLNVAL
+_EVENTS = _GONE | select.POLLRDHUP
+
+
+class Member(Protocol):
+    """What a clock asks."""
+
+    def tick(self, now: float) -> None:
+        """Called every 0.25 s with time.monotonic()."""
+
+
+class Clock:
+    """Asks its members every quarter of a second, and its suspects every beat."""
+
+    def __init__(self) -> None:
+        self.process = os.getpid()
+        self.members: set[Member] = set()
+        self.suspects: set[Watch] = set()
+        self._beats = 0
+        self._running = False
+
+    def add(self, member: Member) -> None:
+        self.members.add(member)
+        if not self._running:
+            self._running = True
+            self._start()
+
+    def _start(self) -> None:
+        raise NotImplementedError
+
+    def _beat(self) -> bool:
+        """Whether to go on."""
+        for watch in tuple(self.suspects):
+            watch.check()
+        self._beats += 1
+        if self._beats % BEATS_PER_TICK == 0:
+            now = time.monotonic()
+            for member in tuple(self.members):
+                member.tick(now)
+        self._running = bool(self.members or self.suspects)
+        return self._running
+
+
+class _LoopClock(Clock):
+    def __init__(self, loop: Any) -> None:
+        super().__init__()
+        self.loop = loop
+
+    def _start(self) -> None:
+        timer = self.loop.timer(BEAT, BEAT, ref=False)
+
+        def beat() -> None:
+            if not self._beat():
+                timer.stop()
+                timer.close()
+
+        timer.start(beat)
+
+
+class _ThreadClock(Clock):
+    def _start(self) -> None:
+        threading.Thread(target=self._run, name="vento_wsgi clock", daemon=True).start()
+
+    def _run(self) -> None:
+        while self._beat():
+            time.sleep(BEAT)
+
+
+_clock: Clock | None = None
+
+
+def clock(*, cooperative: bool) -> Clock:
+    """The clock of this process, made when first asked for."""
+    global _clock
+    if _clock is None or _clock.process != os.getpid():
+        if cooperative:
+            from gevent import get_hub
+
+            _clock = _LoopClock(get_hub().loop)
+        else:
+            _clock = _ThreadClock()
+    return _clock
+
+
+class Watch:
+    """Watches a socket from gevent's loop.
+
+    left: called once, when the client has gone. probe: called once, when it has closed its
+    side; should have something sent that shows which of the two it is.
+    """
+
+    __slots__ = ("_clock", "_closed", "_io", "_left", "_poll", "_probe")
+
+    def __init__(
+        self, sock: Any, watcher: Clock, left: Callable[[], None], probe: Callable[[], None]
+    ) -> None:
+        from gevent import get_hub
+        from gevent.monkey import get_original
+
+        self._clock = watcher
+        self._left = left
+        self._probe: Callable[[], None] | None = probe
+        self._poll = get_original("select", "poll")()
+        self._poll.register(sock.fileno(), _EVENTS)
+        self._closed = False
+        self._io: Any = get_hub().loop.io(sock.fileno(), 1, ref=False)
+        self._io.start(self._readable)
+
+    def _readable(self) -> None:
+        # bytes or FIN stay readable: from here on the clock asks
+        self._io.stop()
+        self._clock.suspects.add(self)
+        self.check()
+
+    def check(self) -> None:
+        """Ask the kernel; called in the loop while the socket is suspect."""
+        found = self._poll.poll(0)
+        if not found or self._closed:
+            return
+        if found[0][1] & _GONE:
+            self.close()
+            self._left()
+        elif self._probe is not None:
+            probe, self._probe = self._probe, None
+            probe()
+
+    def close(self) -> None:
+        """Stop watching; further calls do nothing."""
+        if not self._closed:
+            self._closed = True
+            self._clock.suspects.discard(self)
+            self._io.stop()
+            self._io.close()

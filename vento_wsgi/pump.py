@@ -1,0 +1,309 @@
+"""How a source runs beside its writer: in place, in a greenlet, in a thread.
+
+A pump stands between the chunks of a body and the server's iteration. ``take()`` gives all
+that is ready, as one chunk, and waits when nothing is; ``wake()`` ends such a wait with b"";
+``stop()`` interrupts the source where it waits.
+
+The greenlet pump is what makes a chatty source cheap and a silent one watchable. The source
+runs in a greenlet of its own and fills a buffer. There are two ways to hand over:
+
+- The writer asks and the source is held: the writer leaves a callback with the loop and
+  switches straight to the source. The callback runs when the source blocks, and only then:
+  whatever was made until that moment leaves together.
+- The source comes out of a wait of its own: the first chunk goes straight to the writer,
+  before any other greenlet has its turn; what follows leaves as above.
+
+A source that does not block is cut by size and by time, and the loop gets its turn. A source
+whose buffer is full is held until the writer comes back: it can never be further ahead.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import queue
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from greenlet import greenlet
+
+__all__ = ["Greenlets", "InPlace", "Pump", "Threads", "cooperative", "current"]
+
+MAX_BUFFER = 64 * 1024
+"""Bytes made ahead of the writer: a send of more costs no less, and each stream may hold them."""
+
+MAX_SLICE = 0.010
+"""Seconds that a source may run without giving the loop its turn: what a client can notice."""
+
+MAX_AHEAD = 64
+"""Chunks that a thread makes ahead of its writer; their bytes are bounded like the others'."""
+
+
+def cooperative() -> bool:
+    """Whether this code runs in a greenlet of a patched gevent, so that waiting switches."""
+    monkey: Any = sys.modules.get("gevent.monkey")
+    return monkey is not None and monkey.is_module_patched("threading")
+
+
+class Pump(Protocol):
+    """What a Stream takes its chunks from."""
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the source is known to have ended well, with nothing left to take."""
+
+    def take(self) -> bytes:
+        """All that is ready, joined; b"" when woken. StopIteration at the end of the source."""
+
+    def wake(self) -> None:
+        """Have a take() that waits return b""; from the loop, or from another thread."""
+
+    def stop(self, close: Callable[[], object]) -> None:
+        """Interrupt the source where it waits, and call `close` when it has stopped; once."""
+
+
+class InPlace:
+    """The source runs in the writer's own call; nothing can wake or interrupt it."""
+
+    __slots__ = ("exhausted", "take")
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self.take = chunks.__next__
+        self.exhausted = False
+
+    def wake(self) -> None:
+        return
+
+    def stop(self, close: Callable[[], object]) -> None:
+        close()
+
+
+class Greenlets:
+    """The source runs in a greenlet beside the writer's. See the theory above.
+
+    each: one chunk a take, as the source makes them.
+    idle: called in the loop whenever the source waits and nothing is ready.
+    """
+
+    __slots__ = (
+        "_chunks",
+        "_each",
+        "_error",
+        "_held",
+        "_hub",
+        "_idle",
+        "_parked",
+        "_ready",
+        "_size",
+        "_source",
+        "_stopped",
+        "_turn",
+        "_writer",
+    )
+
+    def __init__(
+        self, chunks: Iterator[bytes], *, idle: Callable[[], object], each: bool = False
+    ) -> None:
+        from gevent import get_hub
+        from greenlet import greenlet
+
+        self._chunks = chunks
+        self._each = each
+        self._idle = idle
+        self._hub: Any = get_hub()
+        self._source: greenlet = greenlet(self._run, self._hub)
+        self._source.gr_context = contextvars.copy_context()
+        self._writer: greenlet | None = None
+        self._ready: list[bytes] = []
+        self._size = 0
+        self._held = True  # the source goes on when the writer switches to it
+        self._parked = False  # the writer waits in the loop
+        self._stopped = False
+        self._error: BaseException | None = None
+        self._turn = perf_counter()  # when the loop is known to have had its turn
+
+    @property
+    def exhausted(self) -> bool:
+        return self._source.dead and not self._ready and self._error is None
+
+    # in the writer's greenlet
+
+    def take(self) -> bytes:
+        if not self._ready and not self._source.dead:
+            if self._held and perf_counter() - self._turn > MAX_SLICE:
+                self._give_turn()
+            self._wait()
+        if self._ready:
+            taken = self._ready[0] if len(self._ready) == 1 else b"".join(self._ready)
+            self._ready.clear()
+            self._size = 0
+            return taken
+        if self._source.dead:
+            error, self._error = self._error, None
+            raise error or StopIteration
+        return b""
+
+    def _wait(self) -> None:
+        self._writer = current()
+        blocked = None
+        try:
+            if self._held:
+                self._held = False
+                blocked = self._hub.loop.run_callback(self._source_waits)
+                self._source.switch()
+            else:
+                self._parked = True
+                self._idle()
+                self._hub.switch()
+        finally:
+            self._writer = None
+            self._parked = False
+            if blocked is not None:
+                blocked.stop()
+
+    def stop(self, close: Callable[[], object]) -> None:
+        self._stopped = True
+        if self._source:
+            self._writer = current()
+            try:
+                self._source.throw(GeneratorExit)
+                while not self._source.dead:  # its finally blocks may wait
+                    self._hub.switch()
+            finally:
+                self._writer = None
+        self._ready.clear()
+        close()
+
+    # in the loop
+
+    def _source_waits(self) -> None:
+        self._turn = perf_counter()
+        self._parked = True
+        if self._ready and self._writer is not None:
+            self._writer.switch()
+        else:
+            self._idle()
+
+    def wake(self) -> None:
+        if self._writer is not None:
+            self._writer.switch()
+
+    # in the source's greenlet
+
+    def _run(self) -> None:
+        try:
+            for chunk in self._chunks:
+                if self._stopped:
+                    break
+                self._ready.append(chunk)
+                self._size += len(chunk)
+                if self._parked:
+                    self._turn = perf_counter()
+                    self._hold()
+                elif self._each or self._size >= MAX_BUFFER:
+                    self._hold()
+                elif perf_counter() - self._turn > MAX_SLICE:
+                    self._hold() if self._writer is not None else self._give_turn()
+        except BaseException as error:  # it is the writer's to deal with
+            self._error = error
+        if self._writer is not None:
+            self._source.parent = self._writer
+
+    def _hold(self) -> None:
+        self._held = True
+        (self._writer or self._hub).switch()
+
+    # in either
+
+    def _give_turn(self) -> None:
+        # a timer, not a callback: callbacks can go on for many rounds before the loop polls
+        self._hub.wait(self._hub.loop.timer(0))
+        self._turn = perf_counter()
+
+
+def current() -> greenlet:
+    """The greenlet that runs."""
+    from greenlet import getcurrent
+
+    return getcurrent()
+
+
+class Threads:
+    """The source runs in a thread: what servers without gevent can have.
+
+    A thread that waits cannot be interrupted: the source is closed when it makes its next
+    chunk.
+    """
+
+    __slots__ = (
+        "_chunks",
+        "_close",
+        "_context",
+        "_lock",
+        "_ready",
+        "_stopped",
+        "_thread",
+        "exhausted",
+    )
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._ready: queue.Queue[bytes | BaseException] = queue.Queue(MAX_AHEAD)
+        self._lock = threading.Lock()
+        self._close: Callable[[], object] | None = None
+        self._stopped = False
+        self._context = contextvars.copy_context()
+        self._thread: threading.Thread | None = None
+        self.exhausted = False
+
+    def take(self) -> bytes:
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=self._context.run, args=(self._run,), name="vento_wsgi source", daemon=True
+            )
+            self._thread.start()
+        taken = [self._ready.get()]
+        size = 0
+        while isinstance(taken[-1], bytes) and size < MAX_BUFFER and not self._ready.empty():
+            size += len(taken[-1])
+            taken.append(self._ready.get())
+        last = taken[-1]
+        if isinstance(last, bytes):
+            return b"".join(taken)  # type: ignore[arg-type]
+        if len(taken) > 1:
+            self._ready.put(last)
+            return b"".join(taken[:-1])  # type: ignore[arg-type]
+        raise last
+
+    def wake(self) -> None:
+        if self._ready.empty():
+            self._ready.put(b"")
+
+    def stop(self, close: Callable[[], object]) -> None:
+        with self._lock:
+            self._stopped = True
+            if self._thread is not None and self._thread.is_alive():
+                self._close = close  # by the thread, when it comes out of the source
+                while not self._ready.empty():
+                    self._ready.get()
+                return
+        close()
+
+    def _run(self) -> None:
+        end: BaseException = StopIteration()
+        try:
+            for chunk in self._chunks:
+                self._ready.put(chunk)
+                if self._stopped:
+                    break
+        except BaseException as error:
+            end = error
+        with self._lock:
+            close = self._close
+            if close is None:
+                self._ready.put(end)
+        if close is not None:
+            close()
