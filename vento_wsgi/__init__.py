@@ -10,11 +10,11 @@ from .exceptions import (
     StreamAborted,
     VentoError,
 )
+from .policies import CloseReason, Ending
 from .request import Request
 from .response import Response
 from .routing import Router, create_router
 from .sse import Event, decode, sse
-from .stream import CloseReason
 
 __version__ = "0.1.0"
 
@@ -24,6 +24,7 @@ __all__ = [
     "BodyError",
     "CloseReason",
     "Context",
+    "Ending",
     "Event",
     "EventError",
     "Request",

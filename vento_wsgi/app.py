@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 
 MAX_CONTENT_LENGTH = 16 * 1024 * 1024
 """Bytes of a request body by default: JSON and forms fit, and one client cannot fill a disk."""
+
+Endpoint = tuple[str, Callable[[Context], WerkzeugResponse]]
+"""A route's path, for the log, and its handler inside its middleware."""
 
 U = TypeVar("U", bound="Router | Middleware")
 
@@ -142,11 +145,16 @@ class App:
     def _build(self) -> WSGIApplication:
         # an explicit HEAD goes before the one that comes with GET
         routes = sorted(self.routes(), key=lambda route: "HEAD" not in route.methods)
-        rules = []
+        rules = Map()
+        plain: dict[tuple[str, str], Endpoint] = {}
         for route in routes:
             endpoint = route.path, chain(route.middleware, route.respond)
-            rules.append(Rule(route.path, methods=route.methods, endpoint=endpoint))
-        handle = chain(self._layers, partial(_dispatch, Map(rules)))
+            rule = Rule(route.path, methods=route.methods, endpoint=endpoint)
+            rules.add(rule)
+            if "<" not in route.path and route.path.isascii():
+                for method in rule.methods or ():
+                    plain.setdefault((method, route.path), endpoint)
+        handle = chain(self._layers, partial(_dispatch, rules, plain))
         for router in self._routers:
             router.seal()
         respond = partial(self._respond, handle)
@@ -201,16 +209,21 @@ def _route(ctx: Context) -> str:
     return route or f"{ctx.method} {ctx.path}"
 
 
-def _dispatch(rules: Map, ctx: Context) -> WerkzeugResponse:
-    try:
-        (path, respond), ctx.params = rules.bind_to_environ(ctx.environ).match()
-    except MethodNotAllowed as error:
-        allowed = sorted({*(error.valid_methods or ()), "OPTIONS"})
-        if ctx.method == "OPTIONS":
-            return Response(status=204, headers={"Allow": ", ".join(allowed)})
-        raise MethodNotAllowed(allowed) from None
-    ctx.environ[ROUTE] = f"{ctx.method} {path}"
-    return respond(ctx)  # type: ignore[no-any-return]
+def _dispatch(rules: Map, plain: dict[tuple[str, str], Endpoint], ctx: Context) -> WerkzeugResponse:
+    environ = ctx.environ
+    # what a path without parameters means is known beforehand, and found a hundred times faster
+    endpoint = plain.get((environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")))
+    if endpoint is None:
+        try:
+            endpoint, ctx.params = rules.bind_to_environ(environ).match()
+        except MethodNotAllowed as error:
+            allowed = sorted({*(error.valid_methods or ()), "OPTIONS"})
+            if ctx.method == "OPTIONS":
+                return Response(status=204, headers={"Allow": ", ".join(allowed)})
+            raise MethodNotAllowed(allowed) from None
+    path, respond = endpoint
+    environ[ROUTE] = f"{ctx.method} {path}"
+    return respond(ctx)
 
 
 def _prefers_html(ctx: Context) -> bool:

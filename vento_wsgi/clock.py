@@ -23,11 +23,11 @@ from typing import Any, Protocol
 
 __all__ = ["Clock", "Member", "Watch", "clock"]
 
+TICK = 0.25
+"""Seconds: policies are in whole ones, so asking every stream four times in each is enough."""
+
 BEAT = 0.05
 """Seconds: how late a departure behind unread bytes is seen; half of what is promised."""
-
-BEATS_PER_TICK = 5
-"""Policies are in seconds: asking every stream each quarter of one is fine enough."""
 
 _GONE = select.POLLERR | select.POLLHUP | select.POLLNVAL
 _EVENTS = _GONE | select.POLLRDHUP
@@ -37,64 +37,64 @@ class Member(Protocol):
     """What a clock asks."""
 
     def tick(self, now: float) -> None:
-        """Called every 0.25 s with time.monotonic()."""
+        """Called every TICK with time.monotonic()."""
 
 
 class Clock:
-    """Asks its members every quarter of a second, and its suspects every beat."""
+    """Asks its members every tick, for as long as there are any."""
 
     def __init__(self) -> None:
         self.process = os.getpid()
         self.members: set[Member] = set()
         self.suspects: set[Watch] = set()
-        self._beats = 0
         self._running = False
 
     def add(self, member: Member) -> None:
         self.members.add(member)
         if not self._running:
             self._running = True
-            self._start()
+            self._run(TICK, self._tick)
 
-    def _start(self) -> None:
-        raise NotImplementedError
+    def suspect(self, watch: Watch) -> None:
+        """Ask `watch` every beat until it is taken out of the suspects."""
+        self.suspects.add(watch)
+        if len(self.suspects) == 1:
+            self._run(BEAT, self._beat)
+
+    def _tick(self) -> bool:
+        now = time.monotonic()
+        for member in tuple(self.members):
+            member.tick(now)
+        self._running = bool(self.members)
+        return self._running
 
     def _beat(self) -> bool:
-        """Whether to go on."""
         for watch in tuple(self.suspects):
             watch.check()
-        self._beats += 1
-        if self._beats % BEATS_PER_TICK == 0:
-            now = time.monotonic()
-            for member in tuple(self.members):
-                member.tick(now)
-        self._running = bool(self.members or self.suspects)
-        return self._running
+        return bool(self.suspects)
+
+    def _run(self, interval: float, step: Callable[[], bool]) -> None:
+        """Call `step` every `interval` seconds until it says False."""
+
+        def run() -> None:
+            while step():
+                time.sleep(interval)
+
+        threading.Thread(target=run, name="vento_wsgi clock", daemon=True).start()
 
 
 class _LoopClock(Clock):
-    def __init__(self, loop: Any) -> None:
-        super().__init__()
-        self.loop = loop
+    def _run(self, interval: float, step: Callable[[], bool]) -> None:
+        from gevent import get_hub
 
-    def _start(self) -> None:
-        timer = self.loop.timer(BEAT, BEAT, ref=False)
+        timer = get_hub().loop.timer(interval, interval, ref=False)
 
-        def beat() -> None:
-            if not self._beat():
+        def run() -> None:
+            if not step():
                 timer.stop()
                 timer.close()
 
-        timer.start(beat)
-
-
-class _ThreadClock(Clock):
-    def _start(self) -> None:
-        threading.Thread(target=self._run, name="vento_wsgi clock", daemon=True).start()
-
-    def _run(self) -> None:
-        while self._beat():
-            time.sleep(BEAT)
+        timer.start(run)
 
 
 _clock: Clock | None = None
@@ -104,12 +104,7 @@ def clock(*, cooperative: bool) -> Clock:
     """The clock of this process, made when first asked for."""
     global _clock
     if _clock is None or _clock.process != os.getpid():
-        if cooperative:
-            from gevent import get_hub
-
-            _clock = _LoopClock(get_hub().loop)
-        else:
-            _clock = _ThreadClock()
+        _clock = _LoopClock() if cooperative else Clock()
     return _clock
 
 
@@ -140,7 +135,7 @@ class Watch:
     def _readable(self) -> None:
         # bytes or FIN stay readable: from here on the clock asks
         self._io.stop()
-        self._clock.suspects.add(self)
+        self._clock.suspect(self)
         self.check()
 
     def check(self) -> None:

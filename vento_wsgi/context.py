@@ -18,16 +18,17 @@ from werkzeug.urls import iri_to_uri
 from werkzeug.utils import cached_property
 
 from . import sse
+from .policies import Policies
 from .request import Request
 from .response import EVENT_STREAM, Response
-from .stream import DRAIN, Policies
+from .stream import DRAIN
 
 if TYPE_CHECKING:
     from typing import TypedDict
 
     from typing_extensions import Unpack
 
-    from .stream import Ending
+    from .policies import Ending
 
     class PolicyOptions(TypedDict, total=False):
         heartbeat: tuple[bytes, float] | float | None

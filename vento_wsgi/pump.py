@@ -38,6 +38,9 @@ MAX_BUFFER = 64 * 1024
 MAX_SLICE = 0.010
 """Seconds that a source may run without giving the loop its turn: what a client can notice."""
 
+MAX_SOURCES = 64
+"""Greenlets kept for the next source: each holds some 20 KB, and few streams end at a time."""
+
 MAX_AHEAD = 64
 """Chunks that a thread makes ahead of its writer; their bytes are bounded like the others'."""
 
@@ -90,11 +93,13 @@ class Greenlets:
 
     __slots__ = (
         "_chunks",
+        "_context",
         "_each",
         "_error",
         "_held",
         "_hub",
         "_idle",
+        "_over",
         "_parked",
         "_ready",
         "_size",
@@ -107,15 +112,13 @@ class Greenlets:
     def __init__(
         self, chunks: Iterator[bytes], *, idle: Callable[[], object], each: bool = False
     ) -> None:
-        from gevent import get_hub
-        from greenlet import greenlet
-
         self._chunks = chunks
         self._each = each
         self._idle = idle
-        self._hub: Any = get_hub()
-        self._source: greenlet = greenlet(self._run, self._hub)
-        self._source.gr_context = contextvars.copy_context()
+        self._hub: Any = _get_hub()
+        self._context = contextvars.copy_context()
+        self._source: greenlet | None = None  # from the first take() on
+        self._over = False
         self._writer: greenlet | None = None
         self._ready: list[bytes] = []
         self._size = 0
@@ -127,12 +130,12 @@ class Greenlets:
 
     @property
     def exhausted(self) -> bool:
-        return self._source.dead and not self._ready and self._error is None
+        return self._over and not self._ready and self._error is None
 
     # in the writer's greenlet
 
     def take(self) -> bytes:
-        if not self._ready and not self._source.dead:
+        if not self._ready and not self._over:
             if self._held and perf_counter() - self._turn > MAX_SLICE:
                 self._give_turn()
             self._wait()
@@ -141,7 +144,7 @@ class Greenlets:
             self._ready.clear()
             self._size = 0
             return taken
-        if self._source.dead:
+        if self._over:
             error, self._error = self._error, None
             raise error or StopIteration
         return b""
@@ -153,7 +156,10 @@ class Greenlets:
             if self._held:
                 self._held = False
                 blocked = self._hub.loop.run_callback(self._source_waits)
-                self._source.switch()
+                if self._source is None:
+                    self._source = _sources.pop() if _sources else _source(self._hub)
+                    self._source.gr_context = self._context
+                self._source.switch(self)
             else:
                 self._parked = True
                 self._idle()
@@ -166,11 +172,11 @@ class Greenlets:
 
     def stop(self, close: Callable[[], object]) -> None:
         self._stopped = True
-        if self._source:
+        if self._source is not None and not self._over:
             self._writer = current()
             try:
                 self._source.throw(GeneratorExit)
-                while not self._source.dead:  # its finally blocks may wait
+                while not self._over:  # its finally blocks may wait
                     self._hub.switch()
             finally:
                 self._writer = None
@@ -193,7 +199,8 @@ class Greenlets:
 
     # in the source's greenlet
 
-    def _run(self) -> None:
+    def run(self) -> greenlet:
+        """Run the source to its end; the greenlet to go on with."""
         try:
             for chunk in self._chunks:
                 if self._stopped:
@@ -209,8 +216,8 @@ class Greenlets:
                     self._hold() if self._writer is not None else self._give_turn()
         except BaseException as error:  # it is the writer's to deal with
             self._error = error
-        if self._writer is not None:
-            self._source.parent = self._writer
+        self._over = True
+        return self._writer or self._hub
 
     def _hold(self) -> None:
         self._held = True
@@ -224,11 +231,38 @@ class Greenlets:
         self._turn = perf_counter()
 
 
+_sources: list[greenlet] = []
+"""Greenlets without a source: making one anew costs as much as all else about a short stream."""
+
+
+def _source(hub: Any) -> greenlet:
+    from greenlet import greenlet
+
+    def run(pump: Greenlets) -> None:
+        me = current()
+        while True:
+            back = pump.run()
+            del pump
+            if len(_sources) >= MAX_SOURCES:
+                me.parent = back
+                return
+            _sources.append(me)
+            pump = back.switch()
+
+    return greenlet(run, hub)
+
+
 def current() -> greenlet:
     """The greenlet that runs."""
     from greenlet import getcurrent
 
     return getcurrent()
+
+
+def _get_hub() -> Any:
+    from gevent import get_hub
+
+    return get_hub()
 
 
 class Threads:

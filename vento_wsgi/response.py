@@ -19,7 +19,8 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 
 from . import body as bodies
 from . import files, sse
-from .stream import Policies, Stream
+from .policies import Policies
+from .stream import DRAIN, Stream
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -98,7 +99,7 @@ class Response(WerkzeugResponse):
         write = start_response(status, headers)
         if isinstance(body, Stream):
             body.server = getattr(start_response, "__self__", None)
-            if write is not None:
+            if write is not None and DRAIN not in environ:
                 # some servers keep the headers until there are bytes, but not after a write
                 write(b"")
         return body  # type: ignore[no-any-return]

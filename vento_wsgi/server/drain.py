@@ -1,0 +1,58 @@
+"""Drain: how the streams of a worker that stops come to their end.
+
+Streams tell the worker, the worker does not search for them. An event stream is ended with a
+``retry:`` field, since its client comes back and another worker has the next events; they
+end one after the other over a window, so that they do not come back all at once. A stream of
+another kind may go on until gunicorn's graceful_timeout; its handler sees ``ctx.draining``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from typing import Any
+
+from ..stream import Stream
+
+__all__ = ["Drain"]
+
+STEP = 0.05
+"""Seconds between the steps of a window: a few hundred streams then end at a time."""
+
+
+class Drain:
+    """The streams of one worker. window: seconds over which its event streams end."""
+
+    def __init__(self, window: float) -> None:
+        self.window = window
+        self.draining = False
+        self.streams: set[Stream] = set()
+        self._waiting: deque[Stream] = deque()
+
+    def add(self, stream: Stream) -> None:
+        """Called by a stream when it starts."""
+        self.streams.add(stream)
+        if self.draining:
+            self._waiting.append(stream)
+
+    def discard(self, stream: Stream) -> None:
+        """Called by a stream when it has ended."""
+        self.streams.discard(stream)
+
+    def begin(self, loop: Any) -> None:
+        """Called in the loop when the worker is told to stop."""
+        if self.draining:
+            return
+        self.draining = True
+        self._waiting.extend(self.streams)
+        a_step = max(1, round(len(self._waiting) * STEP / max(self.window, STEP)))
+        timer = loop.timer(0, STEP)
+
+        def step() -> None:
+            for _ in range(min(a_step, len(self._waiting))):
+                stream = self._waiting.popleft()
+                if stream in self.streams:
+                    # the clients return over the same window, whenever they were told to
+                    stream.drain(retry=random.randint(0, round(self.window * 1000)))
+
+        timer.start(step)

@@ -1,0 +1,106 @@
+"""Wire: gunicorn's response, written in as few sends as the data allows.
+
+What a response is (its headers, its framing, what it may not send) stays gunicorn's. Only the
+writing is ours: the head waits for the first bytes and leaves with them, the final chunk
+leaves with the last ones, files go through sendfile(2). An empty chunk sends a waiting head:
+a source that has nothing yet gives one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from gevent.socket import wait_write
+from gunicorn.http.wsgi import Response
+
+from ..exceptions import StreamAborted
+from ..policies import CloseReason
+from ..stream import Stream
+
+__all__ = ["Wire"]
+
+LAST_CHUNK = b"0\r\n\r\n"
+
+SENDFILE_SIZE = 4 * 1024 * 1024
+"""Bytes of one sendfile(2): other greenlets have their turn at least that often."""
+
+
+class Wire(Response):
+    """A response on a gevent socket."""
+
+    _omits_body: bool
+    _last = False
+    _ended = False
+
+    def write_all(self, body: Iterable[bytes]) -> None:
+        """Write every chunk of the application's iterable."""
+        if isinstance(body, Stream):
+            for chunk in body:
+                self._last = body.reason is CloseReason.EXHAUSTED
+                self.write(chunk)
+        else:
+            self._last = isinstance(body, (list, tuple)) and len(body) == 1
+            for chunk in body:
+                self.write(chunk)
+
+    def write(self, chunk: bytes) -> None:
+        if not chunk and isinstance(chunk, bytes) and not self._omits_body:
+            self._send(b"")
+        else:
+            super().write(chunk)
+
+    def send_headers(self) -> None:
+        return  # with the first bytes
+
+    def _emit_body(self, data: bytes) -> None:
+        if self.chunked:
+            self._ended = self._last
+            end = LAST_CHUNK if self._last else b""
+            data = b"%X\r\n%b\r\n%b" % (len(data), data, end)
+        self._send(data)
+
+    def close(self) -> None:
+        if self.chunked and not self._ended:
+            self._ended = True
+            self._send(LAST_CHUNK)
+        else:
+            self._send(b"")
+
+    def _send(self, data: bytes) -> None:
+        if not self.headers_sent:
+            data = self._head() + data
+            self.headers_sent = True
+        if data:
+            sent = self.sock.send(data)
+            if sent < len(data):
+                self.sock.sendall(memoryview(data)[sent:])
+
+    def _head(self) -> bytes:
+        lines = self.default_headers()
+        lines += [f"{name}: {value}\r\n" for name, value in self.headers]
+        return ("".join(lines) + "\r\n").encode("latin-1")
+
+    def sendfile(self, body: Any) -> bool:
+        length = self.response_length
+        if self.cfg.is_ssl or not self.can_sendfile() or length is None or self._omits_body:
+            return False
+        try:
+            source = body.filelike.fileno()
+            offset = os.lseek(source, 0, os.SEEK_CUR)
+        except (AttributeError, OSError):
+            return False
+        self._send(b"")
+        target, end = self.sock.fileno(), offset + length
+        while offset < end:
+            try:
+                sent = os.sendfile(target, source, offset, min(SENDFILE_SIZE, end - offset))
+            except BlockingIOError:
+                wait_write(target)
+                continue
+            if not sent:
+                raise StreamAborted(f"a file ended {end - offset} bytes short of its length")
+            offset += sent
+            self.sent += sent
+        return True

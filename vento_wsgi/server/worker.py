@@ -1,0 +1,168 @@
+"""StreamWorker: gunicorn's gevent worker, for streams.
+
+    gunicorn -k vento_wsgi.server.StreamWorker module:app
+
+Any WSGI application runs on it. Parsing, environ and headers are gunicorn's own; what differs
+is how a response is written (see wire.py), how the worker stops (see drain.py), and that an
+idle connection costs no timer: the clock ends those that are idle for too long, and a worker
+that stops ends those that wait between two requests.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from datetime import datetime
+from typing import Any
+
+from gevent import GreenletExit, get_hub, getcurrent
+from gevent.monkey import get_original
+from gunicorn.http import wsgi
+from gunicorn.workers.ggevent import GeventWorker
+
+from ..clock import clock
+from ..stream import DRAIN
+from .drain import Drain
+from .wire import Wire
+
+__all__ = ["StreamWorker"]
+
+DRAIN_WINDOW = 3.0
+"""Seconds over which event streams end, unless $VENTO_DRAIN_WINDOW says otherwise."""
+
+
+class _Idle(BaseException):
+    """Thrown into a greenlet whose connection waits for a request, to close it."""
+
+
+class _Waiting:
+    """The time in which a connection waits for its next request."""
+
+    __slots__ = ("_idle",)
+
+    def __init__(self, idle: dict[Any, float]) -> None:
+        self._idle = idle
+
+    def __enter__(self) -> None:
+        self._idle[getcurrent()] = time.monotonic()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        self._idle.pop(getcurrent(), None)
+        return kind is _Idle
+
+
+class StreamWorker(GeventWorker):
+    """A gevent worker whose responses take few sends and whose streams end well."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._alive = True
+        self._drain = Drain(float(os.environ.get("VENTO_DRAIN_WINDOW", DRAIN_WINDOW)))
+        self._idle: dict[Any, float] = {}
+        self._kept: dict[Any, Any] = {}
+        super().__init__(*args, **options)
+
+    @property
+    def alive(self) -> bool:
+        """Cleared by gunicorn, from wherever it decides that this worker stops."""
+        return self._alive
+
+    @alive.setter
+    def alive(self, alive: bool) -> None:
+        stops = self._alive and not alive
+        self._alive = alive
+        if stops and self.booted:
+            # this may be a signal handler: the loop does the rest
+            get_hub().loop.run_callback_threadsafe(self._stop)
+
+    def _stop(self) -> None:
+        self._drain.begin(get_hub().loop)
+        poll = get_original("select", "poll")()
+        for greenlet in tuple(self._idle):
+            sock = self._kept.get(greenlet)
+            if sock is None:
+                continue  # its first request is on the way
+            poll.register(sock, select.POLLIN)
+            if not poll.poll(0):
+                greenlet.throw(_Idle)
+            else:
+                poll.unregister(sock)
+
+    def run(self) -> None:
+        clock(cooperative=True).add(self)
+        super().run()
+
+    def tick(self, now: float) -> None:
+        """Called by the clock: close connections that have been idle for too long."""
+        longest = self.cfg.keepalive
+        for greenlet, since in tuple(self._idle.items()):
+            if now - since > longest:
+                greenlet.throw(_Idle)
+
+    def timeout_ctx(self) -> _Waiting:  # type: ignore[override]
+        return _Waiting(self._idle)
+
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        try:
+            super().handle(listener, client, addr)
+        finally:
+            self._kept.pop(getcurrent(), None)
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
+        try:
+            return self._answer(listener_name, req, sock, addr)
+        except (GreenletExit, SystemExit):
+            return False
+
+    def _answer(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
+        start = datetime.now()
+        environ: Any = {}
+        response: Any = None
+        try:
+            self.cfg.pre_request(self, req)
+            response, environ = wsgi.create(
+                req, sock, addr, listener_name, self.cfg, response_class=Wire
+            )
+            environ["wsgi.multithread"] = True
+            environ[DRAIN] = self._drain
+            self.nr += 1
+            if self.nr >= self.max_requests and self.alive:
+                self.log.info("Autorestarting worker after current request.")
+                self.alive = False
+            if not self.alive or not self.cfg.keepalive:
+                response.force_close()
+            body = self.wsgi(environ, response.start_response)
+            if self.is_already_handled(body):
+                return False
+            try:
+                if isinstance(body, environ["wsgi.file_wrapper"]):
+                    response.write_file(body)
+                else:
+                    response.write_all(body)
+                response.close()
+            finally:
+                self.log.access(response, req, environ, datetime.now() - start)
+                if hasattr(body, "close"):
+                    body.close()
+            if response.should_close() or not self.alive:
+                raise StopIteration
+            self._kept[getcurrent()] = sock
+        except (StopIteration, OSError):
+            raise
+        except (Exception, SystemExit):
+            if response is None or not response.headers_sent:
+                raise
+            self.log.exception("Error handling request")
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+                sock.close()
+            except OSError:
+                pass
+            raise StopIteration from None
+        finally:
+            try:
+                self.cfg.post_request(self, req, environ, response)
+            except Exception:
+                self.log.exception("Exception in post_request hook")
+        return True
