@@ -35,6 +35,7 @@ SERVERS: tuple[str, ...] = (
     "gunicorn-gthread",
     "gunicorn-gevent",
     "gunicorn-gevent_pywsgi",
+    "gunicorn-StreamWorker",
     "gevent-pywsgi",
     "waitress",
     "cheroot",
@@ -183,6 +184,8 @@ def _command(
             return [*gunicorn, "gthread", "--threads", THREADS]
         case "gunicorn-sync" | "gunicorn-gevent" | "gunicorn-gevent_pywsgi":
             return [*gunicorn, server.removeprefix("gunicorn-")]
+        case "gunicorn-StreamWorker":
+            return [*gunicorn, "vento_wsgi.server.StreamWorker"]
         case "gevent-pywsgi" | "wsgiref":
             return [python, str(HERE / "runner.py"), server, host, str(port), target]
         case "waitress":
@@ -208,6 +211,7 @@ def _command(
 MODULES = {
     "gunicorn-gevent": ("gunicorn", "gevent"),
     "gunicorn-gevent_pywsgi": ("gunicorn", "gevent"),
+    "gunicorn-StreamWorker": ("gunicorn", "gevent"),
     "gunicorn-gthread": ("gunicorn",),
     "gunicorn-sync": ("gunicorn",),
     "gevent-pywsgi": ("gevent",),

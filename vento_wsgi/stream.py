@@ -130,7 +130,7 @@ class Stream(Iterator[bytes]):
             piece = self._measured(piece, self._left)
         self._sent += len(piece)
         self._pieces += 1
-        if self._pump.exhausted and not self._left:
+        if self.reason is None and self._pump.exhausted and not self._left:
             self._end(CloseReason.EXHAUSTED)
         else:
             self._moved = time.monotonic()
