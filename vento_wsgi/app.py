@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from werkzeug.datastructures import MIMEAccept
+from werkzeug.datastructures import Headers, MIMEAccept
 from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAllowed
 from werkzeug.http import parse_accept_header
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
@@ -27,7 +27,7 @@ from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from .context import Context
-from .exceptions import RouteError
+from .exceptions import RouteError, StreamAborted
 from .response import Response
 from .routing import Middleware, Route, Router, chain, check_callable
 from .stream import ROUTE
@@ -75,6 +75,8 @@ class App:
         self._open()
         if isinstance(item, Router):
             self._routers.append(item)
+        elif isinstance(item, App):
+            raise RouteError("an application is mounted: app.mount('/path', other)")
         else:
             check_callable(item, "a middleware", 2)
             self._layers.append(item)
@@ -158,7 +160,11 @@ class App:
         for router in self._routers:
             router.seal()
         respond = partial(self._respond, handle)
-        return DispatcherMiddleware(respond, self._mounts) if self._mounts else respond
+        if not self._mounts:
+            return respond
+        # PATH_INFO is UTF-8 that was read as Latin-1 (PEP 3333)
+        mounts = {prefix.encode().decode("latin-1"): app for prefix, app in self._mounts.items()}
+        return DispatcherMiddleware(respond, mounts)
 
     def _respond(
         self, handle: Any, environ: WSGIEnvironment, start_response: StartResponse
@@ -168,8 +174,13 @@ class App:
             response = handle(ctx)
         except Exception as error:
             response = self._answer(ctx, error)
+        if "request" in vars(ctx):
+            response.call_on_close(ctx.request.close)
         try:
             return response(environ, start_response)  # type: ignore[no-any-return]
+        except StreamAborted:
+            response.close()
+            raise
         except Exception as error:
             response.close()
             failure = sys.exc_info()
@@ -180,23 +191,26 @@ class App:
             return self._answer(ctx, error)(environ, restart)
 
     def _answer(self, ctx: Context, error: Exception) -> WerkzeugResponse:
+        if isinstance(error, HTTPException) and error.response is not None:
+            return error.get_response(ctx.environ)
         if isinstance(error, HTTPException) and error.code is not None:
             problem, detail = error, error.description
-            if error.response is not None or error.code < 400:
+            if error.code < 400:
                 return error.get_response(ctx.environ)
         else:
             log.error("%s failed", _route(ctx), exc_info=error)
             problem, detail = InternalServerError(), None
+        headers = Headers(problem.get_headers(ctx.environ))
         if self.debug:
             if _prefers_html(ctx):
-                return ctx.html(_page(problem, error), problem.code or 500)
+                headers["Content-Type"] = "text/html; charset=utf-8"
+                return Response(_page(problem, error), problem.code or 500, headers)
             detail = detail or f"{type(error).__name__}: {error}"
         body = {"type": "about:blank", "title": problem.name, "status": problem.code}
         if detail:
             body["detail"] = detail
-        response = Response(json.dumps(body), problem.code or 500, problem.get_headers(ctx.environ))
-        response.content_type = "application/problem+json"
-        return response
+        headers["Content-Type"] = "application/problem+json"
+        return Response(json.dumps(body), problem.code or 500, headers)
 
 
 def create_app(*, debug: bool = False, max_content_length: int | None = MAX_CONTENT_LENGTH) -> App:

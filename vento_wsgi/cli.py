@@ -25,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.command(options))
     except AppNotFound as error:
         parser.error(str(error))
-    except socket.gaierror as error:
-        parser.error(f"--host: {options.host!r} is no address of this machine: {error.strerror}")
+    except (socket.gaierror, UnicodeError) as error:
+        parser.error(f"--host: {options.host!r} is no address of this machine: {error}")
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             parser.error(f"port {options.port} on {options.host} is taken: use another --port")

@@ -138,10 +138,10 @@ class Context:
 
         Raises BodyError, a TypeError, that names what to use instead; ValueError on a policy.
         """
-        given = (
-            None if content_type == BINARY and "content-type" in Headers(headers) else content_type
-        )
-        response = Response(body, status, headers, given)
+        if content_type == BINARY:
+            response = _respond(body, status, headers, content_type)
+        else:
+            response = Response(body, status, headers, content_type)
         if policies:
             response.policies = Policies(**policies)
             response.policies.beat(event_stream=response.mimetype == EVENT_STREAM)
@@ -164,15 +164,15 @@ class Context:
     def json(self, data: Any, status: int = 200, headers: HeadersLike = None) -> Response:
         """A response with `data` as JSON (RFC 8259). Raises TypeError or ValueError."""
         text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return Response(text, status, headers, "application/json")
+        return _respond(text, status, headers, "application/json")
 
     def text(self, text: str, status: int = 200, headers: HeadersLike = None) -> Response:
         """A response with plain text."""
-        return Response(text, status, headers, "text/plain; charset=utf-8")
+        return _respond(text, status, headers, "text/plain; charset=utf-8")
 
     def html(self, html: str, status: int = 200, headers: HeadersLike = None) -> Response:
         """A response with HTML, which the caller has escaped."""
-        return Response(html, status, headers, "text/html; charset=utf-8")
+        return _respond(html, status, headers, "text/html; charset=utf-8")
 
     def redirect(self, location: str, status: int = 302) -> Response:
         """A response that leads to `location`: a URL, or a path on this host."""
@@ -199,28 +199,37 @@ class Context:
 
         Raises NotFound (404) if it is no regular file, Forbidden (403) if it cannot be read.
         """
-        found = _below(root, path) if root is not None else os.fspath(path)
+        asked = os.fspath(path)
+        found = _below(root, asked) if root is not None else asked
+        if not os.path.isfile(found):
+            raise NotFound
         try:
-            if not os.path.isfile(found):
-                raise NotFound
             file = open(found, "rb")  # noqa: SIM115
         except PermissionError as error:
             raise Forbidden from error
-        except (OSError, ValueError) as error:
+        except FileNotFoundError as error:
             raise NotFound from error
         try:
-            response = Response(file, 200, headers, content_type or _guess(found))
+            if content_type is None:
+                response = _respond(file, 200, headers, _guess(asked))
+            else:
+                response = Response(file, 200, headers, content_type)
         except BaseException:
             file.close()
             raise
         if download:
-            name = download if isinstance(download, str) else os.path.basename(found)
+            name = download if isinstance(download, str) else os.path.basename(asked)
             response.headers["Content-Disposition"] = _attachment(name)
         return response
 
 
-def _below(root: str | os.PathLike[str], path: str | os.PathLike[str]) -> str:
-    joined = safe_join(os.fspath(root), os.fspath(path))
+def _respond(body: object, status: int, headers: HeadersLike, default: str) -> Response:
+    """A response whose content type is that of `headers`, or else the default."""
+    return Response(body, status, headers, None if "content-type" in Headers(headers) else default)
+
+
+def _below(root: str | os.PathLike[str], path: str) -> str:
+    joined = safe_join(os.fspath(root), path)
     if joined is None or "\0" in joined:
         raise NotFound
     real, base = os.path.realpath(joined), os.path.realpath(root)
@@ -240,9 +249,8 @@ def _guess(name: str) -> str:
 
 def _attachment(name: str) -> str:
     # RFC 6266, appendix D: a plain name for old clients, filename* for all others
-    plain = name.encode("ascii", "replace").decode().replace("?", "_")
-    plain = "".join("_" if ord(char) < 32 or char in '"\\' else char for char in plain)
+    plain = "".join(char if " " <= char <= "~" and char not in '"\\' else "_" for char in name)
     options = {"filename": plain}
     if plain != name:
-        options["filename*"] = f"UTF-8''{quote(name, safe='')}"
+        options["filename*"] = f"UTF-8''{quote(name, safe='', errors='replace')}"
     return dump_options_header("attachment", options)

@@ -15,10 +15,12 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import secrets
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from typing import IO, Any
 
 from werkzeug.datastructures import ETags, Headers
@@ -37,6 +39,10 @@ __all__ = ["File", "Window", "answer", "offers_sendfile"]
 
 log = logging.getLogger(__name__)
 
+_SYNTAX = re.compile(
+    r"bytes=[ \t]*(\d+-\d*|-\d+)([ \t]*,[ \t]*(\d+-\d*|-\d+))*[ \t]*", re.IGNORECASE | re.ASCII
+)
+
 MAX_RANGES = 32
 """Ranges answered in one response: PDF readers ask for a handful, attackers for thousands."""
 
@@ -49,13 +55,17 @@ Parts = list[tuple[int, int]]
 
 
 class File:
-    """A file body: `start` to `stop` of an open file, in bytes, and its validators."""
+    """A file body: `start` to `stop` of an open file, in bytes, and what its headers are.
+
+    movable: whether its descriptor may be set to where a server's sendfile should begin.
+    """
 
     def __init__(self, body: IO[bytes], descriptor: int | None, start: int, stop: int) -> None:
         self.body = body
         self.descriptor = descriptor
         self.start = start
         self.size = max(0, stop - start)
+        self.movable = descriptor is not None
         self.headers: dict[str, str] = {
             "Content-Length": str(self.size),
             "Accept-Ranges": "bytes",
@@ -69,10 +79,16 @@ class File:
         inner = body.file if isinstance(body, tempfile._TemporaryFileWrapper) else body
         if type(inner) not in _PLAIN or not isinstance(getattr(inner, "raw", inner), io.FileIO):
             return None
+        if not inner.readable():
+            return None
+        if inner.writable():
+            inner.flush()
         status = os.fstat(inner.fileno())
         if not stat.S_ISREG(status.st_mode):
             return None
         file = cls(body, inner.fileno(), inner.tell(), status.st_size)
+        # a buffer that is also written to would be lost track of if its descriptor were moved
+        file.movable = type(inner) is not io.BufferedRandom
         file.headers["Last-Modified"] = http_date(int(status.st_mtime))
         file.headers["ETag"] = f'"{status.st_mtime_ns:x}-{file.start:x}-{status.st_size:x}"'
         return file
@@ -93,8 +109,8 @@ class Window:
         self._position = file.start + start
         self._stop = file.start + stop
         self._close = close
-        self._closed = False
-        if file.descriptor is not None:
+        self._closed = self._failed = False
+        if file.movable and file.descriptor is not None:
             # servers send from where the descriptor stands
             os.lseek(file.descriptor, self._position, os.SEEK_SET)
 
@@ -126,6 +142,7 @@ class Window:
 
     def _shrunk(self) -> StreamAborted:
         name = getattr(self._file.body, "name", "a file")
+        self._failed = True
         log.error("%s shrank while it was sent", name)
         return StreamAborted(f"{name} shrank while it was sent")
 
@@ -135,7 +152,7 @@ class Window:
             return
         self._closed = True
         descriptor, shrunk = self._file.descriptor, False
-        if descriptor is not None and self._position < self._stop:
+        if descriptor is not None and self._position < self._stop and not self._failed:
             shrunk = os.fstat(descriptor).st_size < self._stop
         self._close()
         if shrunk:
@@ -176,7 +193,7 @@ def offers_sendfile(environ: Environ, file: File) -> bool:
     """Whether the server's wsgi.file_wrapper sends a Window as it should."""
     if "uwsgi.version" in environ:  # sends the whole file, whatever its offset and length
         return False
-    return file.descriptor is not None and "wsgi.file_wrapper" in environ
+    return file.movable and "wsgi.file_wrapper" in environ
 
 
 def _precondition(environ: Environ, etag: str | None, modified: Any) -> int | None:
@@ -187,14 +204,18 @@ def _precondition(environ: Environ, etag: str | None, modified: Any) -> int | No
         return parse_date(environ.get(name)) if modified is not None else None
 
     tag = (etag or "").removeprefix("W/").strip('"')
+    safe = environ["REQUEST_METHOD"] in ("GET", "HEAD")
     if (match := tags("HTTP_IF_MATCH")) is not None:
-        if etag is None or etag.startswith("W/") or not match.contains(tag):
+        strong = etag is not None and not etag.startswith("W/")
+        if not (match.star_tag or (strong and match.contains(tag))):
             return 412
     elif (since := date("HTTP_IF_UNMODIFIED_SINCE")) is not None and modified > since:
         return 412
     if (none_match := tags("HTTP_IF_NONE_MATCH")) is not None:
-        return 304 if none_match.star_tag or (etag and none_match.contains_weak(tag)) else None
-    if (since := date("HTTP_IF_MODIFIED_SINCE")) is not None and modified <= since:
+        if none_match.star_tag or (etag and none_match.contains_weak(tag)):
+            return 304 if safe else 412
+        return None
+    if safe and (since := date("HTTP_IF_MODIFIED_SINCE")) is not None and modified <= since:
         return 304
     return None
 
@@ -213,8 +234,8 @@ def _ranges(header: str | None, size: int) -> Parts | None:
 
     Ignored are other units, bad syntax, ranges out of order or overlapping, and too many.
     """
-    asked = parse_range_header(header)
-    if asked is None or asked.units != "bytes" or len(asked.ranges) > MAX_RANGES:
+    asked = parse_range_header(header) if _SYNTAX.fullmatch(header or "") else None
+    if asked is None or len(asked.ranges) > MAX_RANGES:
         return None
     parts: Parts = []
     for start, stop in asked.ranges:
@@ -222,7 +243,8 @@ def _ranges(header: str | None, size: int) -> Parts | None:
             start, stop = max(0, size + start), size
         if start < size:
             parts.append((start, min(size, stop or size)))
-    return parts if sum(stop - start for start, stop in parts) <= size else None
+    overlap = any(start < stop for (_, stop), (start, _) in pairwise(parts))
+    return None if overlap else parts
 
 
 def _multipart(

@@ -8,6 +8,7 @@ closes the connection.
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from werkzeug.datastructures import ImmutableMultiDict
 from werkzeug.exceptions import (
     BadRequest,
     ClientDisconnected,
+    HTTPException,
     RequestEntityTooLarge,
     UnsupportedMediaType,
 )
@@ -70,6 +72,7 @@ class _Input(io.RawIOBase):
         self._length = get_content_length(environ)
         self._taken = 0
         self._ended = self._length is None and not environ.get("wsgi.input_terminated")
+        self._failure: HTTPException | None = None
         self._check(self._length or 0)
 
     def _check(self, size: int) -> None:
@@ -81,6 +84,14 @@ class _Input(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
+        if self._failure is None:
+            try:
+                return self._readinto(buffer)
+            except HTTPException as error:
+                self._failure = error
+        raise self._failure  # each time: what was read so far must not be taken for whole
+
+    def _readinto(self, buffer: Any) -> int:
         size = len(buffer)
         if self._length is not None:
             size = min(size, self._length - self._taken)
@@ -88,8 +99,8 @@ class _Input(io.RawIOBase):
             return 0
         try:
             data = _arrived(self._source, size)
-        except (OSError, ValueError) as error:
-            raise ClientDisconnected("The request's body broke off.") from error
+        except Exception as error:  # servers have their own for chunks that are none
+            raise ClientDisconnected(f"The request's body broke off: {error}") from error
         if not data:
             self._ended = True
             if self._length is not None:
@@ -121,15 +132,19 @@ class Request(WerkzeugRequest):
 
     def text(self) -> str:
         """The body as text in its charset, UTF-8 without one. 400 or 415 when it is not."""
-        charset = self.mimetype_params.get("charset", "utf-8").lower()
+        charset = self.mimetype_params.get("charset", "utf-8")
+        data = self.get_data()
         try:
-            return self.get_data().decode("utf-8-sig" if charset == "utf-8" else charset)
+            utf_8 = codecs.lookup(charset).name == "utf-8"
+            return data.decode("utf-8-sig" if utf_8 else charset)
         except LookupError as error:
             raise UnsupportedMediaType(f"There is no charset {charset!r}.") from error
         except UnicodeDecodeError as error:
             raise BadRequest(
                 f"The body is not {charset}: {error.reason} at byte {error.start}."
             ) from error
+        except UnicodeError as error:
+            raise BadRequest(f"The body is not {charset}: {error}.") from error
 
     def json(self) -> Any:
         """The body as JSON (RFC 8259), whatever its content type. 400 says where it is wrong."""

@@ -44,7 +44,7 @@ def _rule(path: str) -> str:
     rule = _PARAMETER.sub(convert, path)
     try:
         Map([Rule(rule or "/")])
-    except (ValueError, LookupError) as error:
+    except (ValueError, LookupError, SyntaxError) as error:  # werkzeug compiles what it reads
         raise RouteError(f"the path {path!r}: {error}") from error
     return rule
 
@@ -71,10 +71,18 @@ def _name(function: Any) -> str:
     return getattr(function, "__qualname__", None) or repr(function)
 
 
+_ASYNC = (inspect.iscoroutinefunction, inspect.isasyncgenfunction)
+
+
 def check_callable(function: Any, what: str, arguments: int) -> None:
     if not callable(function):
         raise RouteError(f"{what} is a function, not {function!r}")
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+    called = (
+        function
+        if inspect.isroutine(function)
+        else getattr(function, "func", type(function).__call__)
+    )
+    if any(is_async(each) for each in (function, called) for is_async in _ASYNC):
         raise RouteError(f"{what} is synchronous: write {_name(function)} with def, not async def")
     try:
         inspect.signature(function).bind(*range(arguments))
@@ -182,7 +190,7 @@ class Router:
     def group(self, prefix: str, *, middleware: Iterable[Middleware] = ()) -> Router:
         """A router whose routes are this one's, below `prefix`."""
         self._open()
-        router = Router(prefix, middleware=middleware)
+        router = Router(self._prefix + _rule(prefix), middleware=middleware)
         self._entries.append(router)
         return router
 
@@ -194,14 +202,10 @@ class Router:
         return middleware
 
     def routes(self) -> Iterator[Route]:
-        """Every route, with the prefixes and middleware of the routers that it stands in."""
+        """Every route, with the middleware of the routers that it stands in."""
         for entry in self._entries:
             for route in (entry,) if isinstance(entry, Route) else entry.routes():
-                yield replace(
-                    route,
-                    path=self._prefix + route.path or "/",
-                    middleware=(*self._middleware, *route.middleware),
-                )
+                yield replace(route, middleware=(*self._middleware, *route.middleware))
 
     def seal(self) -> None:
         """Called when the application serves: a route added later would never be found."""
@@ -219,19 +223,22 @@ class Router:
         content_type: str | None = None,
         middleware: Iterable[Middleware] = (),
     ) -> Any:
+        if not isinstance(path, str):
+            raise RouteError(f"a path goes before the handler, as in get('/path'), not {path!r}")
         if handler is None:
             return partial(
                 self._add, path, methods=methods, content_type=content_type, middleware=middleware
             )
-        if isinstance(methods, str):
-            raise RouteError(f"methods is a list of methods: [{methods!r}]")
+        if isinstance(methods, str) or not methods:
+            raise RouteError(f"methods is a list of one or more, as in ['GET'], not {methods!r}")
         self._open()
         layers = tuple(middleware)
         check_callable(handler, "a handler", 1)
         for layer in layers:
             check_callable(layer, "a middleware", 2)
         names = frozenset(method.upper() for method in methods)
-        route = Route(_rule(path), names, handler, content_type, layers)
+        rule = _rule(self._prefix + _rule(path))
+        route = Route(rule or "/", names, handler, content_type, layers)
         for other in self._entries:
             if isinstance(other, Route) and other.path == route.path and other.methods & names:
                 raise RouteError(f"{path!r} is answered by {other.name} already")

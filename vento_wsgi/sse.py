@@ -19,12 +19,15 @@ from collections.abc import Iterable, Iterator
 
 from .body import Chunks
 from .body import encode as encode_item
-from .exceptions import EventError
+from .exceptions import BodyError, EventError
 
 __all__ = ["OPENING", "Event", "decode", "encode", "sse"]
 
 OPENING = b":\n\n"
 """The comment that opens a stream: proxies pass the headers on once there is a body."""
+
+MAX_RETRY = 10**15 - 1
+"""Milliseconds: some thirty thousand years, and exact in the numbers of any client."""
 
 MAX_EVENT = 16 * 1024 * 1024
 """Characters of one block that decode() keeps by default: far past any event, short of memory."""
@@ -32,7 +35,9 @@ MAX_EVENT = 16 * 1024 * 1024
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 
 
-def _text(value: str, field: str, forbidden: str = "") -> str:
+def _text(value: object, field: str, forbidden: str = "") -> str:
+    if not isinstance(value, str):
+        raise EventError(f"an event's {field} is text, not {value!r}")
     for character in forbidden:
         if character in value:
             raise EventError(f"an event's {field} cannot contain {character!r}: {value!r}")
@@ -44,8 +49,9 @@ def _text(value: str, field: str, forbidden: str = "") -> str:
     return value
 
 
-def _lines(value: str, field: str) -> str:
-    return _text(_NEWLINE.sub("\n", value) if "\r" in value else value, field)
+def _lines(value: object, field: str) -> str:
+    text = _text(value, field)
+    return _NEWLINE.sub("\n", text) if "\r" in text else text
 
 
 def _data(value: object) -> str:
@@ -93,9 +99,12 @@ class Event:
             data = _lines(data if isinstance(data, str) else _data(data), "data")
         if event is not None:
             event = _text(event, "type", "\r\n") or None
-        identifier = None if id is None else _text(str(id), "id", "\r\n\0")
+        name = str(id) if type(id) is int else id
+        identifier = None if name is None else _text(name, "id", "\r\n\0")
         if retry is not None and (type(retry) is not int or retry < 0):
             raise EventError(f"retry is a whole number of milliseconds, not {retry!r}")
+        if retry is not None and retry > MAX_RETRY:
+            raise EventError(f"retry is a number of milliseconds up to {MAX_RETRY}")
         if comment is not None:
             comment = _lines(comment, "comment")
         if (data, event, identifier, retry, comment) == (None,) * 5:
@@ -151,26 +160,34 @@ def _frame(item: object) -> bytes:
 def sse(items: Iterable[object]) -> Iterator[bytes]:
     """Each item as the bytes of one event; what is not an Event becomes the data of one.
 
-    The iterator has a ``close()`` that closes `items`.
+    The iterator has a ``close()`` that closes `items`. Raises BodyError if they are none.
     """
+    if isinstance(items, (Event, str, bytes)):
+        raise BodyError(f"sse() takes the items, an iterable of events: [{items!r}]")
     return Chunks(items, _frame)
 
 
 class _Block:
     """The block being read: the buffers of "interpreting an event stream"."""
 
-    def __init__(self) -> None:
-        self.size = 0
+    def __init__(self, limit: int) -> None:
+        self.limit = self.left = limit
         self.data: list[str] = []
         self.comment: list[str] = []
         self.event: str | None = None
         self.id: str | None = None
         self.retry: int | None = None
 
+    def grow(self, text: str) -> None:
+        self.left -= len(text)
+        if self.left < 0:
+            raise EventError(
+                f"an event of over {self.limit} characters: raise max_event to read it"
+            )
+
     def take(self, line: str) -> None:
         name, _, value = line.partition(":")
         value = value[1:] if value.startswith(" ") else value
-        self.size += len(line)
         if not name:
             self.comment.append(value)
         elif name == "data":
@@ -179,8 +196,10 @@ class _Block:
             self.event = value
         elif name == "id" and "\0" not in value:
             self.id = value
-        elif name == "retry" and value.isascii() and value.isdigit() and len(value) <= 15:
-            self.retry = int(value)
+        elif (
+            name == "retry" and value.isascii() and value.isdigit() and len(value.lstrip("0")) <= 15
+        ):
+            self.retry = int(value.lstrip("0") or "0")
 
     def end(self) -> Event | None:
         if not (
@@ -205,9 +224,8 @@ def decode(chunks: Iterable[bytes], *, max_event: int = MAX_EVENT) -> Iterator[E
     characters.
     """
     decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
-    block = _Block()
+    block = _Block(max_event)
     unfinished: list[str] = []
-    pending = 0
     after_cr = False
     for chunk in chunks:
         text = decoder.decode(chunk)
@@ -219,19 +237,16 @@ def decode(chunks: Iterable[bytes], *, max_event: int = MAX_EVENT) -> Iterator[E
         after_cr = text[-1] == "\r"
         *lines, rest = _NEWLINE.split(text)
         for line in lines:
+            block.grow(line)
             if unfinished:
                 line = "".join([*unfinished, line])
                 unfinished.clear()
-                pending = 0
             if line:
                 block.take(line)
-            elif (event := block.end()) is not None:
+                continue
+            if (event := block.end()) is not None:
                 yield event
-                block = _Block()
-            else:
-                block = _Block()
+            block = _Block(max_event)
         if rest:
+            block.grow(rest)
             unfinished.append(rest)
-            pending += len(rest)
-        if block.size + pending > max_event:
-            raise EventError(f"an event of over {max_event} characters: raise max_event to read it")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,24 +34,35 @@ def _split(target: str) -> tuple[str, str]:
 
 
 def check(target: str) -> None:
-    """Raise AppNotFound if there is no such module; does not import it."""
+    """Raise AppNotFound if there is no such module. Imports nothing: that is for the worker."""
     module, _ = _split(target)
-    try:
-        found = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        found = None
-    if found is None:
-        raise AppNotFound(
-            f"there is no module {module!r} in {sys.path[0] or '.'}: "
-            "write module:app, and name the folder with --app-dir if it is another one"
-        )
+    top, *inner = module.split(".")
+    found = importlib.util.find_spec(top) if top else None
+    for part in inner:
+        if found is None or found.submodule_search_locations is None:
+            break
+        found = PathFinder.find_spec(f"{found.name}.{part}", found.submodule_search_locations)
+    if found is None or found.name != module:
+        raise _no_module(module)
+
+
+def _no_module(module: str) -> AppNotFound:
+    return AppNotFound(
+        f"there is no module {module!r} in {sys.path[0] or '.'}: "
+        "write module:app, and name the folder with --app-dir if it is another one"
+    )
 
 
 def load(target: str) -> WSGIApplication:
     """Import the application of ``module:app``. Raises AppNotFound, or what the module raises."""
     check(target)
     module, name = _split(target)
-    found: Any = importlib.import_module(module)
+    try:
+        found: Any = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{module}.".startswith(f"{error.name}."):
+            raise _no_module(module) from error
+        raise
     for part in name.split("."):
         if not hasattr(found, part):
             there = [key for key, value in vars(found).items() if _looks_like_app(value)]
