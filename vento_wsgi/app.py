@@ -179,10 +179,8 @@ class App:
         try:
             return response(environ, start_response)  # type: ignore[no-any-return]
         except StreamAborted:
-            response.close()
             raise
         except Exception as error:
-            response.close()
             failure = sys.exc_info()
 
             def restart(status: str, headers: list[tuple[str, str]], _: Any = None, /) -> Any:

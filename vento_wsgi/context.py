@@ -144,7 +144,7 @@ class Context:
             response = Response(body, status, headers, content_type)
         if policies:
             response.policies = Policies(**policies)
-            response.policies.beat(event_stream=response.mimetype == EVENT_STREAM)
+            response.policies.beat(event_stream=response.event_stream)
         return response
 
     def sse(

@@ -66,10 +66,7 @@ class File:
         self.start = start
         self.size = max(0, stop - start)
         self.movable = descriptor is not None
-        self.headers: dict[str, str] = {
-            "Content-Length": str(self.size),
-            "Accept-Ranges": "bytes",
-        }
+        self.headers = {"Accept-Ranges": "bytes"}
 
     @classmethod
     def of(cls, body: Any) -> File | None:

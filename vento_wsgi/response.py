@@ -8,7 +8,7 @@ asks for it; HEAD, 204 and 304 close it untouched.
 
 from __future__ import annotations
 
-import contextlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 
 from . import body as bodies
 from . import files, sse
+from .exceptions import StreamAborted
 from .policies import Policies
 from .stream import DRAIN, Stream
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["EVENT_STREAM", "Response"]
 
 EVENT_STREAM = "text/event-stream"
+
+_FIELDS = re.compile(r"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [\t\x20-\x7e\x80-\xff]*\n)*")
+"""Field lines as RFC 9110, section 5, has them."""
 
 
 class _NoBody(tuple[bytes, ...]):
@@ -48,6 +52,7 @@ class Response(WerkzeugResponse):
     An event stream gets the headers that it needs: Cache-Control, X-Accel-Buffering.
     """
 
+    event_stream = False
     policies = Policies()
     """What its stream is promised; ``ctx.stream`` sets them."""
 
@@ -63,7 +68,9 @@ class Response(WerkzeugResponse):
         content_type: str | None = None,
     ) -> None:
         super().__init__(status=status, headers=headers, content_type=content_type)
-        if self.mimetype == EVENT_STREAM:
+        kind = self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        self.event_stream = kind == EVENT_STREAM
+        if self.event_stream:
             self.headers.setdefault("Cache-Control", "no-cache")
             self.headers.setdefault("X-Accel-Buffering", "no")
             if isinstance(body, sse.Event):
@@ -78,9 +85,11 @@ class Response(WerkzeugResponse):
         if self.status_code == 200 and (file := files.File.of(body)) is not None:
             self._file = file
             self.response = file.body
-            self.headers.update(file.headers)
+            self.headers["Content-Length"] = str(file.size)
+            for name, value in file.headers.items():
+                self.headers.setdefault(name, value)
         else:
-            encode = sse.encode if self.mimetype == EVENT_STREAM else bodies.encode
+            encode = sse.encode if self.event_stream else bodies.encode
             self.response = bodies.Chunks(body, encode)
 
     def close(self) -> None:
@@ -88,20 +97,29 @@ class Response(WerkzeugResponse):
         if self._closed:
             return
         self._closed = True
-        with contextlib.ExitStack() as endings:
-            for callback in reversed(self._on_close):
-                endings.callback(callback)
-            if hasattr(self.response, "close"):
-                endings.callback(self.response.close)
+        closings = [*self._on_close]
+        if hasattr(self.response, "close"):
+            closings.insert(0, self.response.close)
+        self._close_all(iter(closings))
+
+    def _close_all(self, closings: Iterator[Callable[[], object]]) -> None:
+        for close in closings:
+            try:
+                close()
+            finally:  # so that of several errors each is the context of the next
+                self._close_all(closings)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        body, status, headers = self.get_wsgi_response(environ)
-        write = start_response(status, headers)
-        if isinstance(body, Stream):
-            body.server = getattr(start_response, "__self__", None)
-            if write is not None and DRAIN not in environ:
-                # some servers keep the headers until there are bytes, but not after a write
-                write(b"")
+        try:
+            body, status, headers = self.get_wsgi_response(environ)
+            write = start_response(status, headers)
+            if isinstance(body, Stream):
+                body.server = getattr(start_response, "__self__", None)
+                if write is not None and DRAIN not in environ:
+                    _push_head(write)
+        except BaseException:
+            self.close()
+            raise
         return body  # type: ignore[no-any-return]
 
     def get_wsgi_response(self, environ: WSGIEnvironment) -> Any:
@@ -109,17 +127,27 @@ class Response(WerkzeugResponse):
             self.status_code, self._sent = files.answer(
                 environ, self.headers, self._file, self.close
             )
+        elif self._file is not None:
+            self._sent = files.Window(self._file, 0, self._file.size, self.close)
         return super().get_wsgi_response(environ)
 
     def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
         headers = super().get_wsgi_headers(environ)
         for name in [name for name, _ in headers if is_hop_by_hop(name)]:
             headers.pop(name, None)
+        if not self._has_content():
+            headers.pop("Content-Type", None)
+        # after start_response it is too late: a server may have taken a part of them
+        if not _FIELDS.fullmatch("".join(f"{name}: {value}\n" for name, value in headers)):
+            wrong = next(n for n, v in headers if not _FIELDS.fullmatch(f"{n}: {v}\n"))
+            raise ValueError(f"the header {wrong!r} cannot be sent: its name or value is not legal")
         return headers
 
+    def _has_content(self) -> bool:
+        return self.status_code >= 200 and self.status_code not in (204, 304)
+
     def get_app_iter(self, environ: WSGIEnvironment) -> Iterable[bytes]:
-        code = self.status_code
-        if environ["REQUEST_METHOD"] == "HEAD" or code in (204, 304) or 100 <= code < 200:
+        if environ["REQUEST_METHOD"] == "HEAD" or not self._has_content():
             return self._no_body()
         if isinstance(self.response, bodies.Chunks):
             return self._stream(environ, self.response)
@@ -144,8 +172,16 @@ class Response(WerkzeugResponse):
             chunks,
             self.close,
             environ,
-            event_stream=self.mimetype == EVENT_STREAM,
+            event_stream=self.event_stream,
             length=self.content_length,
             waits=self._file is None,
             policies=self.policies,
         )
+
+
+def _push_head(write: Callable[[bytes], object]) -> None:
+    # some servers keep the headers until there are bytes, but not after a write
+    try:
+        write(b"")
+    except OSError as error:
+        raise StreamAborted("the client left before the headers") from error

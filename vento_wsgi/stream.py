@@ -28,6 +28,7 @@ is in the server's send, and is thrown out of it.
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import struct
 import time
@@ -56,6 +57,8 @@ DRAIN = "vento_wsgi.drain"
 
 DEFAULT = Policies()
 _FAILED = sse.Event("The stream failed.", event="error").encode()
+_BLANK = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)\Z")
+_BROKEN = (CloseReason.FAILED, CloseReason.STALLED, CloseReason.DEADLINE)
 _RESET = struct.pack("ii", 1, 0)
 
 
@@ -94,7 +97,9 @@ class Stream(Iterator[bytes]):
         self._watch: Watch | None = None
         self._clock: Clock | None = None
         self._drain: Any = environ.get(DRAIN)
-        self._opening = sse.OPENING if event_stream else b""
+        self._comments = event_stream and length is None
+        self._opening = sse.OPENING if self._comments else b""
+        self._tail = b"\n\n"
         self._opened = False
         self._sent = 0
         self._pieces = 0
@@ -130,6 +135,8 @@ class Stream(Iterator[bytes]):
             piece = self._measured(piece, self._left)
         self._sent += len(piece)
         self._pieces += 1
+        if self._comments:
+            self._tail = piece[-4:] if len(piece) >= 4 else (self._tail + piece)[-4:]
         if self.reason is None and self._pump.exhausted and not self._left:
             self._end(CloseReason.EXHAUSTED)
         else:
@@ -148,7 +155,8 @@ class Stream(Iterator[bytes]):
                 return self._conclude(self._verdict)
             if self._due is not None:
                 due, self._due = self._due, None
-                return due
+                if not self._event_stream or self._between_blocks():
+                    return due
             try:
                 piece = self._pump.take()
             except StopIteration:
@@ -169,10 +177,15 @@ class Stream(Iterator[bytes]):
                 return piece
 
     def _ended(self) -> bytes:
-        whole = self.reason in (CloseReason.EXHAUSTED, CloseReason.DRAINING)
-        if whole or (self.reason is CloseReason.DEADLINE and self._event_stream):
+        if self.reason not in _BROKEN or (
+            self.reason is CloseReason.DEADLINE and self._event_stream
+        ):
             raise StopIteration
         raise StreamAborted(f"{self._route}: {self.reason}")
+
+    def _between_blocks(self) -> bool:
+        """Whether something may be said in an event stream: not within a block of raw text."""
+        return self._comments and _BLANK.search(self._tail) is not None
 
     def _exhausted(self) -> None:
         if self._left:
@@ -185,7 +198,7 @@ class Stream(Iterator[bytes]):
     def _failed(self) -> bytes:
         log.exception("%s failed in mid-stream", self._route)
         self._end(CloseReason.FAILED)
-        if self._event_stream and self._left is None:
+        if self._between_blocks():
             return _FAILED
         raise StreamAborted(f"{self._route} failed") from None
 
@@ -209,8 +222,10 @@ class Stream(Iterator[bytes]):
 
     def _conclude(self, reason: CloseReason) -> bytes:
         self._end(reason)
-        if reason is CloseReason.DRAINING and self._due is not None:
+        if reason is CloseReason.DRAINING and self._due is not None and self._between_blocks():
             return self._due
+        if reason is CloseReason.DISCONNECTED:
+            raise StreamAborted(f"{self._route}: the client left")
         return self._ended()
 
     # from the side: the loop, or the clock's thread
@@ -225,7 +240,7 @@ class Stream(Iterator[bytes]):
         self._decide(CloseReason.DISCONNECTED)
 
     def _half_closed(self) -> None:
-        if self._event_stream:
+        if self._between_blocks():
             self._due = sse.OPENING
         elif _chunks_itself(self.server):
             self._probing = True

@@ -25,8 +25,14 @@ control_socket_disable = True
 """gunicorn would put it where all servers of a user put theirs."""
 
 
-def post_worker_init(_worker: Any) -> None:
-    """Have vento_wsgi's log lines go where gunicorn's go."""
+STOPPING = 2
+"""Seconds that a worker needs, after its streams' time is up, to end them itself."""
+
+
+def post_worker_init(worker: Any) -> None:
+    """Have log lines go where gunicorn's go, and streams end before the worker is killed."""
+    # gunicorn kills a worker at the moment at which the worker begins to end what still runs
+    worker.cfg.set("graceful_timeout", max(0, worker.cfg.graceful_timeout - STOPPING))
     ours, theirs = logging.getLogger("vento_wsgi"), logging.getLogger("gunicorn.error")
     if not ours.handlers:
         ours.handlers = theirs.handlers
