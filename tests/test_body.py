@@ -381,6 +381,11 @@ class Asynchronous:
         raise AssertionError("never")
 
 
+class AsynchronousFile(Asynchronous):
+    async def read(self, size: int = -1) -> bytes:
+        raise AssertionError("never", size)
+
+
 class Holder:
     def generate(self) -> Iterator[str]:
         yield "never"
@@ -401,6 +406,8 @@ REFUSED = [
                  "def and not async def", id="async generator"),
     pytest.param(Asynchronous(), "Asynchronous: this framework is synchronous: use a generator",
                  id="async iterable"),
+    pytest.param(AsynchronousFile(), "AsynchronousFile: this framework is synchronous",
+                 id="asynchronous file"),
     pytest.param(generator, "function: call it", id="generator function that was not called"),
     pytest.param(agenerator, "function: call it", id="async one that was not called"),
     pytest.param(Holder().generate, "method: call it", id="generator method not called"),

@@ -164,6 +164,14 @@ def test_nothing_of_a_body_is_taken_until_the_server_iterates() -> None:
     assert (body.begun, body.closed) == (0, 1)
 
 
+def test_a_stream_cannot_be_collected_into_memory_by_accident() -> None:
+    body = Body()
+    with Response(body) as response:
+        with pytest.raises(RuntimeError):
+            response.get_data()
+        assert body.begun == 0
+
+
 # Status and headers.
 
 

@@ -4,7 +4,7 @@ import io
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
-from typing import Any, Protocol, cast
+from typing import Any, NoReturn, Protocol, cast
 from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
 
@@ -13,7 +13,7 @@ from werkzeug.middleware.lint import LintMiddleware
 from werkzeug.test import create_environ
 
 from vento_wsgi import CloseReason, Event, Response, StreamAborted, decode
-from vento_wsgi.response import ROUTE
+from vento_wsgi.stream import ROUTE
 from vento_wsgi.sse import OPENING
 from vento_wsgi.stream import Stream
 
@@ -31,9 +31,16 @@ class AppIter(Protocol):
 def answer(response: Response, method: str = "GET", **environ: Any) -> AppIter:
     """What the server is given for a request."""
     environ = {**create_environ("/path", method=method), **environ}
-    headers_sent: list[object] = []
-    app_iter = response(environ, lambda *head: headers_sent.append(head))  # type: ignore[arg-type]
-    assert len(headers_sent) == 1
+    started: list[object] = []
+    written: list[bytes] = []
+
+    def start_response(*head: object) -> Callable[[bytes], object]:
+        started.append(head)
+        return written.append
+
+    app_iter = response(environ, start_response)
+    assert len(started) == 1
+    assert b"".join(written) == b""
     return cast(AppIter, app_iter)
 
 
@@ -70,7 +77,8 @@ class Source:
 
 def stream(source: Source, **options: Any) -> Stream:
     """A stream in the way that a response makes one."""
-    return Stream(iter(source), source.close, route="GET /path", **options)
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/path"}
+    return Stream(iter(source), source.close, environ, **options)
 
 
 def errors(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
@@ -94,6 +102,18 @@ def test_headers_can_leave_before_the_source_is_touched(kind: str, opening: byte
         assert next(chunks) == opening
         assert source.taken == 0
         assert next(chunks) == b"a"
+
+
+@pytest.mark.parametrize("kind", [TEXT, EVENTS])
+def test_a_server_that_sends_headers_with_a_write_sends_them_before_it_iterates(kind: str) -> None:
+    source, written = Source(b"a"), []
+
+    def write(data: bytes) -> None:
+        written.append((data, source.taken))
+
+    app_iter = Response(source, content_type=kind)(create_environ(), lambda *_: write)
+    cast(AppIter, app_iter).close()
+    assert written == [(b"", 0)]
 
 
 def test_a_chunk_is_taken_only_when_the_server_asks_for_it() -> None:
@@ -194,6 +214,22 @@ def test_a_server_that_never_starts_the_body_still_closes_it() -> None:
     source = Source(b"a")
     answer(Response(source)).close()
     assert (source.taken, source.closed) == (0, 1)
+
+
+@pytest.mark.parametrize("kind", [TEXT, EVENTS])
+@pytest.mark.parametrize("at", ["start_response", "write"])
+def test_a_client_that_leaves_before_the_headers_has_the_source_closed(at: str, kind: str) -> None:
+    def gone(*_: object) -> NoReturn:
+        raise BrokenPipeError
+
+    def start_response(*_: object) -> Callable[[bytes], object]:
+        return gone(at) if at == "start_response" else gone
+
+    source = Source(b"a")
+    response = Response(source, content_type=kind)
+    with suppress(BrokenPipeError):
+        serve(cast(AppIter, response(create_environ(), start_response)))
+    assert (source.taken, source.closed) in [(0, 1), (1, 1)]
 
 
 # No body at all.
@@ -333,7 +369,10 @@ def test_a_stream_that_was_broken_off_within_is_not_logged_a_second_time(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     source = Source(b"a", StreamAborted("the file shrank"))
-    assert serve(answer(Response(source))) == (b"a", False)
+    app_iter = stream(source)
+    with pytest.raises(StreamAborted, match="the file shrank"):
+        list(app_iter)
+    assert app_iter.reason is CloseReason.FAILED
     assert source.closed == 1
     assert errors(caplog) == []
 

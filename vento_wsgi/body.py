@@ -109,8 +109,6 @@ class Chunks(Iterator[bytes]):
 
     def __next__(self) -> bytes:
         if self._iterator is None:
-            if self._closed:
-                raise StopIteration
             self._iterator = _items(self._body)
         for item in self._iterator:
             chunk = self._encode(item)

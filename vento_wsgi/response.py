@@ -133,7 +133,7 @@ class Response(WerkzeugResponse):
 
     def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
         headers = super().get_wsgi_headers(environ)
-        for name in [name for name, _ in headers if is_hop_by_hop(name)]:
+        for name in [name for name, _ in headers if _is_the_servers(name)]:
             headers.pop(name, None)
         if not self._has_content():
             headers.pop("Content-Type", None)
@@ -177,6 +177,10 @@ class Response(WerkzeugResponse):
             waits=self._file is None,
             policies=self.policies,
         )
+
+
+def _is_the_servers(name: str) -> bool:
+    return is_hop_by_hop(name) or name.lower() in ("trailer", "proxy-connection")
 
 
 def _push_head(write: Callable[[bytes], object]) -> None:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-worker_class = "gevent"
+from .boot import report
+
+worker_class = "vento_wsgi.server.StreamWorker"
 
 worker_connections = 10_000
 """Each open stream holds one; gunicorn's 1,000 is soon full, and descriptors end at this size."""
@@ -33,6 +35,8 @@ def post_worker_init(worker: Any) -> None:
     """Have log lines go where gunicorn's go, and streams end before the worker is killed."""
     # gunicorn kills a worker at the moment at which the worker begins to end what still runs
     worker.cfg.set("graceful_timeout", max(0, worker.cfg.graceful_timeout - STOPPING))
+    if type(worker).__name__ != "StreamWorker":  # which reports by itself
+        report(worker)
     ours, theirs = logging.getLogger("vento_wsgi"), logging.getLogger("gunicorn.error")
     if not ours.handlers:
         ours.handlers = theirs.handlers

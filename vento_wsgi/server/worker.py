@@ -24,10 +24,15 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from ..clock import clock
 from ..stream import DRAIN
+from .boot import report
 from .drain import Drain
+from .watchdog import Watchdog
 from .wire import Wire
 
 __all__ = ["StreamWorker"]
+
+BLOCK_LIMIT = 1.0
+"""Seconds without a turn of the loop that are logged, unless $VENTO_BLOCK_LIMIT says otherwise."""
 
 DRAIN_WINDOW = 3.0
 """Seconds over which event streams end, unless $VENTO_DRAIN_WINDOW says otherwise."""
@@ -89,8 +94,15 @@ class StreamWorker(GeventWorker):
             else:
                 poll.unregister(sock)
 
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        report(self)
+
     def run(self) -> None:
-        clock(cooperative=True).add(self)
+        ticker = clock(cooperative=True)
+        ticker.add(self)
+        if limit := float(os.environ.get("VENTO_BLOCK_LIMIT", BLOCK_LIMIT)):
+            ticker.add(Watchdog(limit))
         super().run()
 
     def tick(self, now: float) -> None:

@@ -1,0 +1,5 @@
+"""Middleware for ``app.use``, a router or a route: each is a function ``(ctx, next)``."""
+
+from .limit_streams import limit_streams
+
+__all__ = ["limit_streams"]

@@ -1,0 +1,66 @@
+"""What can be wrong with a worker's settings, said when it boots, with the cure."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+__all__ = ["report"]
+
+SHORTEST_TIMEOUT = 5
+"""Seconds: a gevent worker tells that it lives once in each; fewer than this are a coin's toss."""
+
+_OURS = ("gevent", "gunicorn", "greenlet", "zope", "vento_wsgi", "asyncio", "concurrent")
+
+
+def report(worker: Any) -> None:
+    """Log one warning for each thing that streams will suffer from."""
+    for warning in _warnings(worker):
+        worker.log.warning(warning)
+
+
+def _warnings(worker: Any) -> Iterator[str]:
+    cfg, kind = worker.cfg, type(worker).__name__
+    cure = "use -k vento_wsgi.server.StreamWorker"
+    if kind == "SyncWorker":
+        yield f"a sync worker serves one stream at a time and none longer than --timeout: {cure}"
+    elif kind == "ThreadWorker":
+        yield f"each stream holds one of {cfg.threads} threads: {cure}, or raise --threads"
+    if 0 < cfg.timeout < SHORTEST_TIMEOUT:
+        yield f"--timeout {cfg.timeout} ends workers that are only busy: {SHORTEST_TIMEOUT} or more"
+    monkey: Any = sys.modules.get("gevent.monkey")
+    if monkey is None or not monkey.is_module_patched("threading"):
+        return
+    unpatched = sorted(_unpatched(monkey))
+    patch = "start gunicorn's settings file with: from gevent import monkey; monkey.patch_all()"
+    if cfg.preload_app and unpatched:
+        yield (
+            "preload_app imported the application before gevent patched the standard library, "
+            f"so that its locks and sockets block the worker ({', '.join(unpatched)}): {patch}"
+        )
+    elif unpatched:
+        names = ", ".join(unpatched)
+        yield f"imported before gevent patched the standard library: {names}; {patch}"
+
+
+def _unpatched(monkey: Any) -> Iterator[str]:
+    """What modules still hold of the standard library as it was, as module.name."""
+    originals = {
+        id(value)
+        for attributes in monkey.saved.values()
+        for value in attributes.values()
+        if callable(value)
+    }
+    for module in tuple(sys.modules.values()):
+        name = getattr(module, "__name__", None)
+        if not isinstance(name, str) or _belongs_elsewhere(name):
+            continue
+        for key, value in tuple(vars(module).items()):
+            if id(value) in originals:
+                yield f"{name}.{key}"
+
+
+def _belongs_elsewhere(module: str) -> bool:
+    top = module.partition(".")[0]
+    return top in sys.stdlib_module_names or top in _OURS or top.startswith("_")

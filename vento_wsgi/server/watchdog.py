@@ -1,0 +1,72 @@
+"""Watchdog: who keeps the loop from its turn.
+
+A source that computes for long, or waits in C code that gevent does not know, stops every
+stream of the worker. A thread beside the loop sees that the loop is late, looks at what the
+main thread is doing at that moment, and logs it, once for each time.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+import time
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+from gevent.monkey import get_original
+
+__all__ = ["Watchdog"]
+
+log = logging.getLogger(__name__)
+
+_PACKAGE = str(Path(__file__).resolve().parent.parent)
+
+
+class Watchdog:
+    """Watches the loop of the thread that makes it. limit: seconds of silence that are logged."""
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        self._seen = time.monotonic()
+        self._told = False
+        self._thread: int = get_original("_thread", "get_ident")()
+        self._sleep: Any = get_original("time", "sleep")
+        get_original("_thread", "start_new_thread")(self._watch, ())
+
+    def tick(self, now: float) -> None:
+        """Called by the clock, so by the loop."""
+        self._seen = now
+        self._told = False
+
+    def _watch(self) -> None:
+        while True:
+            self._sleep(self._limit / 4)
+            late = time.monotonic() - self._seen
+            if late > self._limit and not self._told:
+                self._told = True
+                frame = sys._current_frames().get(self._thread)
+                if frame is not None:
+                    log.warning("the loop had no turn for %.1f s: %s", late, _where(frame))
+                del frame
+
+
+def _where(frame: FrameType) -> str:
+    here = _line(frame)
+    walk: FrameType | None = frame
+    generator = None
+    while walk is not None and not walk.f_code.co_filename.startswith(_PACKAGE):
+        if walk.f_code.co_flags & inspect.CO_GENERATOR:
+            generator = walk
+        walk = walk.f_back
+    if generator is None:
+        return here
+    line = _line(generator)
+    return line if generator is frame else f"{line}, at {here}"
+
+
+def _line(frame: FrameType) -> str:
+    code: CodeType = frame.f_code
+    name = getattr(code, "co_qualname", code.co_name)
+    return f'"{code.co_filename}", line {frame.f_lineno}, in {name}'
