@@ -1,0 +1,136 @@
+"""The application of test_gunicorn.py: streams that go on only when the test lets them.
+
+All requests meet in one worker. A stream that is called `name` waits before each item until
+`POST /let/name` gives it leave. At its ending, whichever it is, its `finally` block notes what
+ended it; `GET /ended/name` waits for that note.
+"""
+
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from werkzeug.exceptions import HTTPException
+
+from vento_wsgi import Context, Event, Response, create_app, create_router
+
+PATIENCE = 20.0  # seconds; longer than a test waits, so that the test is the one to give up
+
+leaves: defaultdict[str, threading.Semaphore] = defaultdict(lambda: threading.Semaphore(0))
+endings: defaultdict[str, list[str]] = defaultdict(list)
+ended: defaultdict[str, threading.Event] = defaultdict(threading.Event)
+
+router = create_router()
+
+
+def steps(name: str) -> Iterator[str]:
+    how = "the end"
+    try:
+        while leaves[name].acquire(timeout=PATIENCE):
+            yield f"{name}\n"
+    except BaseException as error:
+        how = type(error).__name__
+        raise
+    finally:
+        endings[name].append(how)
+        ended[name].set()
+        if note := os.environ.get("NOTE"):
+            Path(note).write_text(how)
+
+
+@router.route("/steps/<name>")
+def stream(ctx: Context) -> Response:
+    return ctx.stream(steps(ctx.params["name"]), "text/plain")
+
+
+@router.route("/events/<name>")
+def events(ctx: Context) -> Response:
+    return ctx.sse(Event(item) for item in steps(ctx.params["name"]))
+
+
+@router.route("/let/<name>", methods=["POST"])
+def let(ctx: Context) -> Response:
+    leaves[ctx.params["name"]].release(int(ctx.query.get("times", "1")))
+    return ctx.text("let")
+
+
+@router.route("/ended/<name>")
+def how_it_ended(ctx: Context) -> Response:
+    name = ctx.params["name"]
+    ended[name].wait(PATIENCE)
+    return ctx.json(endings[name])
+
+
+@router.route("/hello")
+def hello(ctx: Context) -> Response:
+    return ctx.text("hello")
+
+
+@router.route("/unread", methods=["POST"])
+def unread(ctx: Context) -> Response:
+    return ctx.text("unread")
+
+
+@router.route("/echo", methods=["POST"])
+def echo(ctx: Context) -> Response:
+    if "limit" in ctx.query:
+        ctx.request.max_content_length = int(ctx.query["limit"])
+    return ctx.stream(ctx.request.chunks(), "text/plain")
+
+
+@router.route("/read", methods=["POST"])
+def read(ctx: Context) -> Response:
+    ctx.request.max_content_length = int(ctx.query.get("limit", "1000"))
+    return ctx.text(ctx.request.text())
+
+
+@router.route("/read-twice", methods=["POST"])
+def read_twice(ctx: Context) -> Response:
+    try:
+        ctx.request.text()
+    except HTTPException:  # a careless handler
+        return ctx.text(ctx.request.text())
+    return ctx.text("the body is whole")
+
+
+@router.route("/fail/<name>")
+def fail(ctx: Context) -> Response:
+    def items() -> Iterator[str]:
+        yield "an item\n"
+        raise RuntimeError(ctx.params["name"])
+
+    kind = ctx.query.get("type", "text/plain")
+    return ctx.stream(map(Event, items()) if kind == "text/event-stream" else items(), kind)
+
+
+@router.route("/early/<name>")
+def fail_early(ctx: Context) -> Response:
+    raise RuntimeError(ctx.params["name"])
+
+
+@router.route("/announced")
+def announced(ctx: Context) -> Response:
+    body = (b"%d" % (number % 10) for number in range(int(ctx.query["sends"])))
+    return ctx.stream(body, headers={"Content-Length": ctx.query["says"]})
+
+
+@router.route("/kept")
+def kept(_ctx: Context) -> Response:
+    headers = {
+        "Content-Type": "text/event-stream",
+        "Cache-Control": "no-cache",
+        "Connection": "keep-alive",
+        "Keep-Alive": "timeout=5",
+        "Transfer-Encoding": "chunked",
+    }
+    return Response((Event(item) for item in "ab"), headers=headers)
+
+
+@router.route("/file/<name>")
+def file(ctx: Context) -> Response:
+    return ctx.file(ctx.params["name"], root=os.environ["FILES"])
+
+
+app = create_app()
+app.use(router)
