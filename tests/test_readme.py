@@ -70,6 +70,10 @@ def both_answer(client: Client) -> None:
     assert client.get("/old/any").text == "any WSGI application"
 
 
+def ticks_are_limited(client: Client) -> None:
+    assert b"data: 2" in client.get("/ticks").data
+
+
 CHECKS = [
     events_count_to_five,
     order_seven_has_left,
@@ -77,6 +81,7 @@ CHECKS = [
     reports_are_downloads,
     letters_become_upper,
     both_answer,
+    ticks_are_limited,
 ]
 
 

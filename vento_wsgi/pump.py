@@ -45,10 +45,16 @@ MAX_AHEAD = 64
 """Chunks that a thread makes ahead of its writer; their bytes are bounded like the others'."""
 
 
+_patched = False  # and once it is, for good
+
+
 def cooperative() -> bool:
     """Whether this code runs in a greenlet of a patched gevent, so that waiting switches."""
-    monkey: Any = sys.modules.get("gevent.monkey")
-    return monkey is not None and monkey.is_module_patched("threading")
+    global _patched
+    if not _patched:
+        monkey: Any = sys.modules.get("gevent.monkey")
+        _patched = monkey is not None and monkey.is_module_patched("threading")
+    return _patched
 
 
 class Pump(Protocol):
