@@ -11,7 +11,7 @@ __all__ = ["report"]
 SHORTEST_TIMEOUT = 5
 """Seconds: a gevent worker tells that it lives once in each; fewer than this are a coin's toss."""
 
-_OURS = ("gevent", "werkzeug", "gunicorn", "greenlet", "zope", "vento_wsgi", "asyncio", "concurrent")
+_OURS = ("gevent", "werkzeug", "gunicorn", "greenlet", "zope", "vento_wsgi")
 
 
 def report(worker: Any) -> None:
