@@ -12,9 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
-from wsgiref.util import is_hop_by_hop
 
-from werkzeug.datastructures import Headers
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from . import body as bodies
@@ -30,8 +28,16 @@ __all__ = ["EVENT_STREAM", "Response"]
 
 EVENT_STREAM = "text/event-stream"
 
-_FIELDS = re.compile(r"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [\t\x20-\x7e\x80-\xff]*\n)*")
+_FIELDS = re.compile(r"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [\t\x20-\x7e\x80-\xff]*(?:\n|\Z))*")
 """Field lines as RFC 9110, section 5, has them."""
+
+_THE_SERVERS = frozenset(
+    (
+        *("connection", "keep-alive", "proxy-connection", "te", "trailer", "trailers"),
+        *("proxy-authenticate", "proxy-authorization", "transfer-encoding", "upgrade"),
+    )
+)
+"""Hop-by-hop fields, which PEP 3333 leaves to the server (RFC 9110, section 7.6.1)."""
 
 
 class _NoBody(tuple[bytes, ...]):
@@ -129,19 +135,17 @@ class Response(WerkzeugResponse):
             )
         elif self._file is not None:
             self._sent = files.Window(self._file, 0, self._file.size, self.close)
-        return super().get_wsgi_response(environ)
-
-    def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
-        headers = super().get_wsgi_headers(environ)
-        for name in [name for name, _ in headers if _is_the_servers(name)]:
-            headers.pop(name, None)
+        headers = self.get_wsgi_headers(environ)
         if not self._has_content():
             headers.pop("Content-Type", None)
+        fields = [field for field in headers if field[0].lower() not in _THE_SERVERS]
         # after start_response it is too late: a server may have taken a part of them
-        if not _FIELDS.fullmatch("".join(f"{name}: {value}\n" for name, value in headers)):
-            wrong = next(n for n, v in headers if not _FIELDS.fullmatch(f"{n}: {v}\n"))
+        if not _FIELDS.fullmatch("\n".join(map(": ".join, fields))):
+            wrong = next(
+                name for name, value in fields if not _FIELDS.fullmatch(f"{name}: {value}")
+            )
             raise ValueError(f"the header {wrong!r} cannot be sent: its name or value is not legal")
-        return headers
+        return self.get_app_iter(environ), self.status, fields
 
     def _has_content(self) -> bool:
         return self.status_code >= 200 and self.status_code not in (204, 304)
@@ -177,10 +181,6 @@ class Response(WerkzeugResponse):
             waits=self._file is None,
             policies=self.policies,
         )
-
-
-def _is_the_servers(name: str) -> bool:
-    return is_hop_by_hop(name) or name.lower() in ("trailer", "proxy-connection")
 
 
 def _push_head(write: Callable[[bytes], object]) -> None:
