@@ -6,6 +6,7 @@ ended it; `GET /ended/name` waits for that note.
 """
 
 import os
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
@@ -24,10 +25,12 @@ ended: defaultdict[str, threading.Event] = defaultdict(threading.Event)
 router = create_router()
 
 
-def steps(name: str) -> Iterator[str]:
-    how = "the end"
+def steps(ctx: Context) -> Iterator[str]:
+    """As many items as the query says, or without end."""
+    name, how = ctx.params["name"], "the end"
     try:
-        while leaves[name].acquire(timeout=PATIENCE):
+        for _ in range(int(ctx.query.get("items", sys.maxsize))):
+            leaves[name].acquire(timeout=PATIENCE)
             yield f"{name}\n"
     except BaseException as error:
         how = type(error).__name__
@@ -39,53 +42,67 @@ def steps(name: str) -> Iterator[str]:
             Path(note).write_text(how)
 
 
-@router.route("/steps/<name>")
+@router.get("/steps/<name>")
 def stream(ctx: Context) -> Response:
-    return ctx.stream(steps(ctx.params["name"]), "text/plain")
+    return ctx.stream(steps(ctx), "text/plain")
 
 
-@router.route("/events/<name>")
+@router.get("/events/<name>")
 def events(ctx: Context) -> Response:
-    return ctx.sse(Event(item) for item in steps(ctx.params["name"]))
+    return ctx.sse(steps(ctx))
 
 
-@router.route("/let/<name>", methods=["POST"])
+@router.post("/let/<name>")
 def let(ctx: Context) -> Response:
     leaves[ctx.params["name"]].release(int(ctx.query.get("times", "1")))
     return ctx.text("let")
 
 
-@router.route("/ended/<name>")
+@router.get("/ended/<name>")
 def how_it_ended(ctx: Context) -> Response:
     name = ctx.params["name"]
     ended[name].wait(PATIENCE)
     return ctx.json(endings[name])
 
 
-@router.route("/hello")
+@router.get("/late/<name>")
+def late(ctx: Context) -> Response:
+    name = ctx.params["name"]
+    leaves[name].acquire(timeout=PATIENCE)
+    response = ctx.stream(steps(ctx), "text/plain")
+    response.call_on_close(ended[name].set)
+    return response
+
+
+@router.get("/process")
+def process(ctx: Context) -> Response:
+    return ctx.json(os.getpid())
+
+
+@router.get("/hello")
 def hello(ctx: Context) -> Response:
     return ctx.text("hello")
 
 
-@router.route("/unread", methods=["POST"])
+@router.post("/unread")
 def unread(ctx: Context) -> Response:
     return ctx.text("unread")
 
 
-@router.route("/echo", methods=["POST"])
+@router.post("/echo")
 def echo(ctx: Context) -> Response:
     if "limit" in ctx.query:
         ctx.request.max_content_length = int(ctx.query["limit"])
     return ctx.stream(ctx.request.chunks(), "text/plain")
 
 
-@router.route("/read", methods=["POST"])
+@router.post("/read")
 def read(ctx: Context) -> Response:
     ctx.request.max_content_length = int(ctx.query.get("limit", "1000"))
     return ctx.text(ctx.request.text())
 
 
-@router.route("/read-twice", methods=["POST"])
+@router.post("/read-twice")
 def read_twice(ctx: Context) -> Response:
     try:
         ctx.request.text()
@@ -94,7 +111,7 @@ def read_twice(ctx: Context) -> Response:
     return ctx.text("the body is whole")
 
 
-@router.route("/fail/<name>")
+@router.get("/fail/<name>")
 def fail(ctx: Context) -> Response:
     def items() -> Iterator[str]:
         yield "an item\n"
@@ -104,18 +121,20 @@ def fail(ctx: Context) -> Response:
     return ctx.stream(map(Event, items()) if kind == "text/event-stream" else items(), kind)
 
 
-@router.route("/early/<name>")
+@router.get("/early/<name>")
 def fail_early(ctx: Context) -> Response:
     raise RuntimeError(ctx.params["name"])
 
 
-@router.route("/announced")
+@router.get("/announced")
 def announced(ctx: Context) -> Response:
-    body = (b"%d" % (number % 10) for number in range(int(ctx.query["sends"])))
+    sends = int(ctx.query["sends"])
+    data = bytes(ord("0") + number % 10 for number in range(sends))
+    body = (data[place : place + 4] for place in range(0, sends, 4))
     return ctx.stream(body, headers={"Content-Length": ctx.query["says"]})
 
 
-@router.route("/kept")
+@router.get("/kept")
 def kept(_ctx: Context) -> Response:
     headers = {
         "Content-Type": "text/event-stream",
@@ -127,7 +146,7 @@ def kept(_ctx: Context) -> Response:
     return Response((Event(item) for item in "ab"), headers=headers)
 
 
-@router.route("/file/<name>")
+@router.get("/file/<name>")
 def file(ctx: Context) -> Response:
     return ctx.file(ctx.params["name"], root=os.environ["FILES"])
 

@@ -1,12 +1,16 @@
-"""What can be wrong with a worker's settings, said when it boots, with the cure."""
+"""What a worker does before it serves: where logs go, how it stops, what is wrong with it."""
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["report"]
+__all__ = ["prepare"]
+
+STOPPING = 2
+"""Seconds that a worker needs, after its streams' time is up, to end them itself."""
 
 SHORTEST_TIMEOUT = 5
 """Seconds: a gevent worker tells that it lives once in each; fewer than this are a coin's toss."""
@@ -14,8 +18,14 @@ SHORTEST_TIMEOUT = 5
 _OURS = ("gevent", "werkzeug", "gunicorn", "greenlet", "zope", "vento_wsgi")
 
 
-def report(worker: Any) -> None:
-    """Log one warning for each thing that streams will suffer from."""
+def prepare(worker: Any) -> None:
+    """Called in a worker once it has its application."""
+    ours, theirs = logging.getLogger("vento_wsgi"), logging.getLogger("gunicorn.error")
+    if not ours.handlers:
+        ours.handlers, ours.propagate = theirs.handlers, False
+        ours.setLevel(theirs.level)
+    # gunicorn kills a worker at the moment at which the worker begins to end what still runs
+    worker.cfg.set("graceful_timeout", max(0, worker.cfg.graceful_timeout - STOPPING))
     for warning in _warnings(worker):
         worker.log.warning(warning)
 

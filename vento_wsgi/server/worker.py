@@ -24,7 +24,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from ..clock import clock
 from ..stream import DRAIN
-from .boot import report
+from .boot import prepare
 from .drain import Drain
 from .watchdog import Watchdog
 from .wire import Wire
@@ -96,7 +96,7 @@ class StreamWorker(GeventWorker):
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
-        report(self)
+        prepare(self)
 
     def run(self) -> None:
         ticker = clock(cooperative=True)
