@@ -47,31 +47,36 @@ class Clock:
         self.process = os.getpid()
         self.members: set[Member] = set()
         self.suspects: set[Watch] = set()
-        self._running = False
+        self._ticking = self._beating = False
+        self._lock = threading.Lock()
 
     def add(self, member: Member) -> None:
-        self.members.add(member)
-        if not self._running:
-            self._running = True
+        with self._lock:
+            self.members.add(member)
+            starts, self._ticking = not self._ticking, True
+        if starts:
             self._run(TICK, self._tick)
 
     def suspect(self, watch: Watch) -> None:
         """Ask `watch` every beat until it is taken out of the suspects."""
         self.suspects.add(watch)
-        if len(self.suspects) == 1:
+        if not self._beating:
+            self._beating = True
             self._run(BEAT, self._beat)
 
     def _tick(self) -> bool:
         now = time.monotonic()
         for member in tuple(self.members):
             member.tick(now)
-        self._running = bool(self.members)
-        return self._running
+        with self._lock:
+            self._ticking = bool(self.members)
+        return self._ticking
 
     def _beat(self) -> bool:
         for watch in tuple(self.suspects):
             watch.check()
-        return bool(self.suspects)
+        self._beating = bool(self.suspects)
+        return self._beating
 
     def _run(self, interval: float, step: Callable[[], bool]) -> None:
         """Call `step` every `interval` seconds until it says False."""

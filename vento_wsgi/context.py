@@ -143,8 +143,7 @@ class Context:
         else:
             response = Response(body, status, headers, content_type)
         if policies:
-            response.policies = Policies(**policies)
-            response.policies.beat(event_stream=response.event_stream)
+            response.promise(Policies(**policies))
         return response
 
     def sse(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from . import sse
 
-__all__ = ["CloseReason", "Ending", "Policies"]
+__all__ = ["DEFAULT", "SEND_TIMEOUT", "CloseReason", "Ending", "Policies"]
 
 HEARTBEAT = 15.0
 """Seconds of silence in an event stream: proxies cut connections that are idle for 30 or 60."""
@@ -96,3 +96,7 @@ def _seconds(name: str, value: object) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
     if value is not None and not number:
         raise ValueError(f"{name} is a number of seconds, not {value!r}")
+
+
+DEFAULT = Policies()
+"""What a stream is promised when nobody has said otherwise."""

@@ -20,7 +20,6 @@ whose buffer is full is held until the writer comes back: it can never be furthe
 from __future__ import annotations
 
 import contextvars
-import queue
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -40,9 +39,6 @@ MAX_SLICE = 0.010
 
 MAX_SOURCES = 64
 """Greenlets kept for the next source: each holds some 20 KB, and few streams end at a time."""
-
-MAX_AHEAD = 64
-"""Chunks that a thread makes ahead of its writer; their bytes are bounded like the others'."""
 
 
 _patched = False  # and once it is, for good
@@ -187,7 +183,10 @@ class Greenlets:
             finally:
                 self._writer = None
         self._ready.clear()
-        close()
+        if self._source is None:
+            close()
+        else:  # in the context of the source, which its finally blocks may belong to
+            self._context.run(close)
 
     # in the loop
 
@@ -278,26 +277,20 @@ class Threads:
     chunk.
     """
 
-    __slots__ = (
-        "_chunks",
-        "_close",
-        "_context",
-        "_lock",
-        "_ready",
-        "_stopped",
-        "_thread",
-        "exhausted",
-    )
-
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
-        self._ready: queue.Queue[bytes | BaseException] = queue.Queue(MAX_AHEAD)
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._ready: list[bytes] = []
+        self._size = 0
+        self._woken = self._over = self._stopped = False
+        self._error: BaseException | None = None
         self._close: Callable[[], object] | None = None
-        self._stopped = False
         self._context = contextvars.copy_context()
         self._thread: threading.Thread | None = None
-        self.exhausted = False
+
+    @property
+    def exhausted(self) -> bool:
+        return self._over and not self._ready and self._error is None
 
     def take(self) -> bytes:
         if self._thread is None:
@@ -305,45 +298,50 @@ class Threads:
                 target=self._context.run, args=(self._run,), name="vento_wsgi source", daemon=True
             )
             self._thread.start()
-        taken = [self._ready.get()]
-        size = 0
-        while isinstance(taken[-1], bytes) and size < MAX_BUFFER and not self._ready.empty():
-            size += len(taken[-1])
-            taken.append(self._ready.get())
-        last = taken[-1]
-        if isinstance(last, bytes):
-            return b"".join(taken)  # type: ignore[arg-type]
-        if len(taken) > 1:
-            self._ready.put(last)
-            return b"".join(taken[:-1])  # type: ignore[arg-type]
-        raise last
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready or self._over or self._woken)
+            self._woken = False
+            taken = b"".join(self._ready)
+            self._ready.clear()
+            self._size = 0
+            self._changed.notify_all()
+            if not taken and self._over:
+                error, self._error = self._error, None
+                raise error or StopIteration
+        return taken
 
     def wake(self) -> None:
-        if self._ready.empty():
-            self._ready.put(b"")
+        with self._changed:
+            self._woken = True
+            self._changed.notify_all()
 
     def stop(self, close: Callable[[], object]) -> None:
-        with self._lock:
+        with self._changed:
             self._stopped = True
-            if self._thread is not None and self._thread.is_alive():
-                self._close = close  # by the thread, when it comes out of the source
-                while not self._ready.empty():
-                    self._ready.get()
+            if self._thread is not None and not self._over:
+                self._close = close  # for the thread, when it comes out of the source
+                self._changed.notify_all()
                 return
-        close()
+        if self._thread is None:
+            close()
+        else:
+            self._context.run(close)
 
     def _run(self) -> None:
-        end: BaseException = StopIteration()
+        error = None
         try:
             for chunk in self._chunks:
-                self._ready.put(chunk)
-                if self._stopped:
-                    break
-        except BaseException as error:
-            end = error
-        with self._lock:
-            close = self._close
-            if close is None:
-                self._ready.put(end)
-        if close is not None:
-            close()
+                with self._changed:
+                    self._changed.wait_for(lambda: self._size < MAX_BUFFER or self._stopped)
+                    if self._stopped:
+                        break
+                    self._ready.append(chunk)
+                    self._size += len(chunk)
+                    self._changed.notify_all()
+        except BaseException as caught:  # it is the writer's to deal with
+            error = caught
+        with self._changed:
+            self._over, self._error = True, error
+            self._changed.notify_all()
+        if self._close is not None:
+            self._close()

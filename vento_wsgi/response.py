@@ -18,7 +18,7 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 from . import body as bodies
 from . import files, sse
 from .exceptions import StreamAborted
-from .policies import Policies
+from .policies import DEFAULT, Policies
 from .stream import DRAIN, Stream
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Response(WerkzeugResponse):
     """
 
     event_stream = False
-    policies = Policies()
+    policies = DEFAULT
     """What its stream is promised; ``ctx.stream`` sets them."""
 
     _file: files.File | None = None
@@ -98,6 +98,14 @@ class Response(WerkzeugResponse):
             encode = sse.encode if self.event_stream else bodies.encode
             self.response = bodies.Chunks(body, encode)
 
+    def promise(self, policies: Policies) -> None:
+        """Have the body sent under `policies`, as a Stream whatever it is. Raises ValueError."""
+        policies.beat(event_stream=self.event_stream)
+        self.policies = policies
+        if self.is_sequence:
+            self.response = bodies.Chunks(self.get_data())
+            self.direct_passthrough = True
+
     def close(self) -> None:
         """Close the body and run what ``call_on_close`` was given, once, whatever fails."""
         if self._closed:
@@ -116,6 +124,7 @@ class Response(WerkzeugResponse):
                 self._close_all(closings)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        body: Any = None
         try:
             body, status, headers = self.get_wsgi_response(environ)
             write = start_response(status, headers)
@@ -124,7 +133,7 @@ class Response(WerkzeugResponse):
                 if write is not None and DRAIN not in environ:
                     _push_head(write)
         except BaseException:
-            self.close()
+            (body if isinstance(body, Stream) else self).close()
             raise
         return body  # type: ignore[no-any-return]
 
@@ -161,7 +170,7 @@ class Response(WerkzeugResponse):
             return self._no_body()
         if not isinstance(self._sent, files.Window):
             return self._stream(environ, self._sent)
-        if files.offers_sendfile(environ, self._file):
+        if self.policies is DEFAULT and files.offers_sendfile(environ, self._file):
             wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](self._sent, bodies.READ_SIZE)
             return wrapped
         return self._stream(environ, bodies.Chunks(self._sent))

@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any
 from . import sse
 from .clock import Clock, Watch, clock
 from .exceptions import StreamAborted
-from .policies import CloseReason, Ending, Policies
+from .policies import DEFAULT, CloseReason, Ending, Policies
 from .pump import Greenlets, InPlace, Pump, Threads, cooperative, current
 
 if TYPE_CHECKING:
@@ -55,9 +55,14 @@ ROUTE = "vento_wsgi.route"
 DRAIN = "vento_wsgi.drain"
 """The environ key of the worker's drain, where the server has one."""
 
-DEFAULT = Policies()
+MAX_PIECE = 256 * 1024
+"""Bytes given to the server at a time: what a client must take within its send_timeout."""
+
 _FAILED = sse.Event("The stream failed.", event="error").encode()
 _BLANK = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)\Z")
+_LEAVES = ("GeneratorExit", "GreenletExit", "KeyboardInterrupt", "SystemExit")
+"""What ends a greenlet or the process; by name, since gevent may not be here."""
+
 _BROKEN = (CloseReason.FAILED, CloseReason.STALLED, CloseReason.DEADLINE)
 _RESET = struct.pack("ii", 1, 0)
 
@@ -69,6 +74,8 @@ class Stream(Iterator[bytes]):
     event_stream: whether a comment opens it and an ``error`` event tells of a failure.
     length: the Content-Length in bytes, where one was sent: never more, and less is a failure.
     waits: whether the source may wait for something; a file does not.
+
+    `reason` is why it ended. `last` says of the piece given last that the body is whole with it.
     """
 
     def __init__(
@@ -82,7 +89,8 @@ class Stream(Iterator[bytes]):
         waits: bool = True,
         policies: Policies = DEFAULT,
     ) -> None:
-        self._beat = policies.beat(event_stream=event_stream)
+        # in a body of a known length there is no room for it
+        self._beat = policies.beat(event_stream=event_stream) if length is None else None
         self._close = close
         self._environ = environ
         self._event_stream = event_stream
@@ -105,6 +113,9 @@ class Stream(Iterator[bytes]):
         self._pieces = 0
         self._start = self._moved = time.monotonic()
         self._sending = False
+        self._rest = b""
+        self._freed = self._told = False
+        self.last = False
         self.reason: CloseReason | None = None
         self._pump: Pump
         together = cooperative()
@@ -125,23 +136,35 @@ class Stream(Iterator[bytes]):
     # the writer's side
 
     def __next__(self) -> bytes:
-        if self.reason is not None:
-            return self._ended()
         self._sending = False
+        if self._rest:
+            return self._give(self._rest)
+        if self.last and self.reason is None:
+            self._stop(CloseReason.EXHAUSTED)
+        if self.reason is not None:
+            self._tell()
+            raise self._end()
         if self._writer is None and self._socket is not None:
             self._writer = current()
         piece = self._take()
-        if self._left is not None:
-            piece = self._measured(piece, self._left)
-        self._sent += len(piece)
-        self._pieces += 1
-        if self._comments:
+        return self._give(piece if self._left is None else self._measured(piece, self._left))
+
+    def _give(self, piece: bytes) -> bytes:
+        self._rest = b""
+        if len(piece) > MAX_PIECE:
+            piece, self._rest = piece[:MAX_PIECE], piece[MAX_PIECE:]
+        if piece:
+            self._sent += len(piece)
+            self._pieces += 1
             self._tail = piece[-4:] if len(piece) >= 4 else (self._tail + piece)[-4:]
-        if self.reason is None and self._pump.exhausted and not self._left:
-            self._end(CloseReason.EXHAUSTED)
-        else:
-            self._moved = time.monotonic()
-            self._sending = True
+        if not self._rest and not self._left:
+            if self.reason is None and self._pump.exhausted:
+                self.last = True
+                self._free()
+            elif self.reason is not None:
+                self.last = isinstance(self._end(), StopIteration)
+        self._moved = time.monotonic()
+        self._sending = True
         return piece
 
     def _take(self) -> bytes:
@@ -160,56 +183,61 @@ class Stream(Iterator[bytes]):
             try:
                 piece = self._pump.take()
             except StopIteration:
-                self._exhausted()
-                raise
+                return self._exhausted()
             except StreamAborted:
-                self._end(CloseReason.FAILED)
+                self._stop(CloseReason.FAILED)
+                self._tell()
                 raise
-            except Exception:
-                return self._failed()
-            except BaseException:
-                self._end(CloseReason.DISCONNECTED)
-                raise
+            except BaseException as error:
+                if type(error).__name__ in _LEAVES:
+                    self._stop(CloseReason.DISCONNECTED)
+                    self._tell()
+                    raise
+                return self._failed(error)
             if not self._opened:
                 self._opened = True
                 return self._opening + piece
             if piece:
                 return piece
 
-    def _ended(self) -> bytes:
+    def _end(self) -> Exception:
+        """What ``__next__`` raises of a stream that has ended."""
         if self.reason not in _BROKEN or (
             self.reason is CloseReason.DEADLINE and self._event_stream
         ):
-            raise StopIteration
-        raise StreamAborted(f"{self._route}: {self.reason}")
+            return StopIteration()
+        return StreamAborted(f"{self._route}: {self.reason}")
 
     def _between_blocks(self) -> bool:
         """Whether something may be said in an event stream: not within a block of raw text."""
         return self._comments and _BLANK.search(self._tail) is not None
 
-    def _exhausted(self) -> None:
+    def _exhausted(self) -> bytes:
         if self._left:
-            why = f"the body ended {self._left} bytes short of its Content-Length"
-            log.error("%s: %s", self._route, why)
-            self._end(CloseReason.FAILED)
-            raise StreamAborted(f"{self._route}: {why}")
-        self._end(CloseReason.EXHAUSTED)
+            log.error(
+                "%s: the body ended %d bytes short of its Content-Length", self._route, self._left
+            )
+        self._stop(CloseReason.FAILED if self._left else CloseReason.EXHAUSTED)
+        self._tell()
+        raise self._end()
 
-    def _failed(self) -> bytes:
-        log.exception("%s failed in mid-stream", self._route)
-        self._end(CloseReason.FAILED)
+    def _failed(self, error: BaseException) -> bytes:
+        log.error("%s failed in mid-stream", self._route, exc_info=error)
+        self._stop(CloseReason.FAILED)
         if self._between_blocks():
             return _FAILED
-        raise StreamAborted(f"{self._route} failed") from None
+        self._tell()
+        raise self._end() from None
 
     def _measured(self, piece: bytes, left: int) -> bytes:
         if len(piece) <= left:
             self._left = left - len(piece)
             return piece
         log.error("%s: the body is longer than its Content-Length; the rest is cut", self._route)
-        self._end(CloseReason.FAILED)
+        self._stop(CloseReason.FAILED)
         if left == 0:
-            raise StreamAborted(f"{self._route} failed")
+            self._tell()
+            raise self._end()
         return piece[:left]
 
     def _probe(self) -> None:
@@ -221,12 +249,13 @@ class Stream(Iterator[bytes]):
             self._verdict = self._verdict or CloseReason.DISCONNECTED
 
     def _conclude(self, reason: CloseReason) -> bytes:
-        self._end(reason)
+        self._stop(reason)
         if reason is CloseReason.DRAINING and self._due is not None and self._between_blocks():
             return self._due
+        self._tell()
         if reason is CloseReason.DISCONNECTED:
             raise StreamAborted(f"{self._route}: the client left")
-        return self._ended()
+        raise self._end()
 
     # from the side: the loop, or the clock's thread
 
@@ -258,7 +287,7 @@ class Stream(Iterator[bytes]):
         policies, still = self._policies, now - self._moved
         if policies.deadline and now - self._start >= policies.deadline:
             self._decide(CloseReason.DEADLINE)
-        elif self._sending:
+        if self._sending:
             if policies.send_timeout and still >= policies.send_timeout:
                 self._stall()
         elif self._beat is not None and still >= self._beat[1]:
@@ -267,7 +296,7 @@ class Stream(Iterator[bytes]):
             self._pump.wake()
 
     def _stall(self) -> None:
-        if self._writer is None or self._verdict is not None:
+        if self._writer is None or self._verdict is CloseReason.STALLED:
             return
         self._verdict = CloseReason.STALLED
         # what the client has not taken is dropped with the connection, here and in the kernel
@@ -280,28 +309,44 @@ class Stream(Iterator[bytes]):
             self._due = sse.Event(retry=retry).encode()
             self._decide(CloseReason.DRAINING)
 
+    # the endings
+
     def close(self) -> None:
         """Called by the server when it is done with the stream, whatever happened."""
         if self.reason is None:
-            self._end(self._verdict or CloseReason.DISCONNECTED)
+            self._stop(self._verdict or CloseReason.DISCONNECTED)
+        elif self._verdict is CloseReason.STALLED:
+            self.reason = CloseReason.STALLED
+        self._tell()
 
-    def _end(self, reason: CloseReason) -> None:
+    def _stop(self, reason: CloseReason) -> None:
         self.reason = reason
+        self._free()
+
+    def _free(self) -> None:
+        if not self._freed:
+            self._freed = True
+            try:
+                self._pump.stop(self._close)
+            except Exception:
+                log.exception("%s: closing its source failed", self._route)
+
+    def _tell(self) -> None:
+        """Say how it ended: when the server has come back for more, or has given up."""
+        if self._told or self.reason is None:
+            return
+        self._told = True
         if self._clock is not None:
             self._clock.members.discard(self)
         if self._watch is not None:
             self._watch.close()
         if self._drain is not None:
             self._drain.discard(self)
-        try:
-            self._pump.stop(self._close)
-        except Exception:
-            log.exception("%s: closing its source failed", self._route)
-        ending = Ending(reason, self._sent, self._pieces, time.monotonic() - self._start)
+        ending = Ending(self.reason, self._sent, self._pieces, time.monotonic() - self._start)
         access.info(
             "%s %s: %d bytes, %d pieces, %.3f s",
             self._route,
-            reason,
+            ending.reason,
             ending.bytes,
             ending.chunks,
             ending.duration,

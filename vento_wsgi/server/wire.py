@@ -8,6 +8,7 @@ a source that has nothing yet gives one.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -16,10 +17,12 @@ from gevent.socket import wait_write
 from gunicorn.http.wsgi import Response
 
 from ..exceptions import StreamAborted
-from ..policies import CloseReason
+from ..policies import SEND_TIMEOUT
 from ..stream import Stream
 
 __all__ = ["Wire"]
+
+log = logging.getLogger(__name__)
 
 LAST_CHUNK = b"0\r\n\r\n"
 
@@ -38,7 +41,7 @@ class Wire(Response):
         """Write every chunk of the application's iterable."""
         if isinstance(body, Stream):
             for chunk in body:
-                self._last = body.reason is CloseReason.EXHAUSTED
+                self._last = body.last
                 self.write(chunk)
         else:
             self._last = isinstance(body, (list, tuple)) and len(body) == 1
@@ -46,9 +49,9 @@ class Wire(Response):
                 self.write(chunk)
 
     def write(self, chunk: bytes) -> None:
-        if not chunk and isinstance(chunk, bytes) and not self._omits_body:
+        if self._omits_body or chunk == b"":
             self._send(b"")
-        else:
+        if chunk != b"":
             super().write(chunk)
 
     def send_headers(self) -> None:
@@ -67,6 +70,11 @@ class Wire(Response):
             self._send(LAST_CHUNK)
         else:
             self._send(b"")
+        if self.response_length is not None and not self._omits_body:
+            left = self.response_length - self.sent
+            if left > 0:
+                log.error("a body ended %d bytes short of its Content-Length", left)
+                raise StreamAborted(f"a body ended {left} bytes short of its Content-Length")
 
     def _send(self, data: bytes) -> None:
         if not self.headers_sent:
@@ -84,7 +92,10 @@ class Wire(Response):
 
     def sendfile(self, body: Any) -> bool:
         length = self.response_length
-        if self.cfg.is_ssl or not self.can_sendfile() or length is None or self._omits_body:
+        if self._omits_body:
+            self._send(b"")
+            return super().sendfile(body)
+        if self.cfg.is_ssl or not self.can_sendfile() or length is None:
             return False
         try:
             source = body.filelike.fileno()
@@ -97,10 +108,10 @@ class Wire(Response):
             try:
                 sent = os.sendfile(target, source, offset, min(SENDFILE_SIZE, end - offset))
             except BlockingIOError:
-                wait_write(target)
+                wait_write(target, SEND_TIMEOUT, StreamAborted("the client stopped reading"))
                 continue
             if not sent:
-                raise StreamAborted(f"a file ended {end - offset} bytes short of its length")
+                break  # the file has shrunk: close() will say so
             offset += sent
             self.sent += sent
         return True

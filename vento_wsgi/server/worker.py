@@ -34,6 +34,9 @@ __all__ = ["StreamWorker"]
 BLOCK_LIMIT = 1.0
 """Seconds without a turn of the loop that are logged, unless $VENTO_BLOCK_LIMIT says otherwise."""
 
+SETTLED = 1.0
+"""Seconds after which a connection without a request, in a worker that stops, will have none."""
+
 DRAIN_WINDOW = 3.0
 """Seconds over which event streams end, unless $VENTO_DRAIN_WINDOW says otherwise."""
 
@@ -65,7 +68,8 @@ class StreamWorker(GeventWorker):
         self._alive = True
         self._drain = Drain(float(os.environ.get("VENTO_DRAIN_WINDOW", DRAIN_WINDOW)))
         self._idle: dict[Any, float] = {}
-        self._kept: dict[Any, Any] = {}
+        self._sockets: dict[Any, Any] = {}
+        self._kept: set[Any] = set()
         super().__init__(*args, **options)
 
     @property
@@ -83,11 +87,15 @@ class StreamWorker(GeventWorker):
 
     def _stop(self) -> None:
         self._drain.begin(get_hub().loop)
+        self._close_idle(time.monotonic() - SETTLED)
+
+    def _close_idle(self, before: float) -> None:
+        """Close connections that wait between two requests, or are open since `before` unused."""
         poll = get_original("select", "poll")()
-        for greenlet in tuple(self._idle):
-            sock = self._kept.get(greenlet)
-            if sock is None:
-                continue  # its first request is on the way
+        for greenlet, since in tuple(self._idle.items()):
+            sock = self._sockets.get(greenlet)
+            if sock is None or (greenlet not in self._kept and since > before):
+                continue
             poll.register(sock, select.POLLIN)
             if not poll.poll(0):
                 greenlet.throw(_Idle)
@@ -111,21 +119,26 @@ class StreamWorker(GeventWorker):
         for greenlet, since in tuple(self._idle.items()):
             if now - since > longest:
                 greenlet.throw(_Idle)
+        if self._drain.draining:
+            self._close_idle(now - SETTLED)
 
     def timeout_ctx(self) -> _Waiting:  # type: ignore[override]
         return _Waiting(self._idle)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        greenlet = getcurrent()
+        self._sockets[greenlet] = client
         try:
             super().handle(listener, client, addr)
         finally:
-            self._kept.pop(getcurrent(), None)
+            del self._sockets[greenlet]
+            self._kept.discard(greenlet)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
         try:
             return self._answer(listener_name, req, sock, addr)
         except (GreenletExit, SystemExit):
-            return False
+            raise StopIteration from None  # closes: the request has no answer, or half of one
 
     def _answer(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
         start = datetime.now()
@@ -159,10 +172,10 @@ class StreamWorker(GeventWorker):
                     body.close()
             if response.should_close() or not self.alive:
                 raise StopIteration
-            self._kept[getcurrent()] = sock
+            self._kept.add(getcurrent())
         except (StopIteration, OSError):
             raise
-        except (Exception, SystemExit):
+        except BaseException:  # gevent.Timeout is no Exception
             if response is None or not response.headers_sent:
                 raise
             self.log.exception("Error handling request")
