@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import enum
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import sse
 
 __all__ = ["DEFAULT", "SEND_TIMEOUT", "CloseReason", "Ending", "Policies"]
+
+log = logging.getLogger(__name__)
+access = logging.getLogger("vento_wsgi.access")
 
 HEARTBEAT = 15.0
 """Seconds of silence in an event stream: proxies cut connections that are idle for 30 or 60."""
@@ -76,6 +80,22 @@ class Policies:
             _seconds("heartbeat", interval)
         else:
             _seconds("heartbeat", self.heartbeat)
+
+    def tell(self, route: str, ending: Ending) -> None:
+        """Say how a stream of `route` ended: to the access log, and to on_end."""
+        access.info(
+            "%s %s: %d bytes, %d pieces, %.3f s",
+            route,
+            ending.reason,
+            ending.bytes,
+            ending.chunks,
+            ending.duration,
+        )
+        if self.on_end is not None:
+            try:
+                self.on_end(ending)
+            except Exception:
+                log.exception("%s: on_end failed", route)
 
     def beat(self, *, event_stream: bool) -> tuple[bytes, float] | None:
         """What the heartbeat sends and after how many seconds. Raises ValueError."""

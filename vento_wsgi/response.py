@@ -19,6 +19,7 @@ from . import body as bodies
 from . import files, sse
 from .exceptions import StreamAborted
 from .policies import DEFAULT, Policies
+from .pump import cooperative
 from .stream import DRAIN, Stream
 
 if TYPE_CHECKING:
@@ -129,7 +130,8 @@ class Response(WerkzeugResponse):
             body, status, headers = self.get_wsgi_response(environ)
             write = start_response(status, headers)
             if isinstance(body, Stream):
-                body.server = getattr(start_response, "__self__", None)
+                if body.connection is not None:
+                    body.connection.server = getattr(start_response, "__self__", None)
                 if write is not None and DRAIN not in environ:
                     _push_head(write)
         except BaseException:
@@ -170,10 +172,16 @@ class Response(WerkzeugResponse):
             return self._no_body()
         if not isinstance(self._sent, files.Window):
             return self._stream(environ, self._sent)
-        if self.policies is DEFAULT and files.offers_sendfile(environ, self._file):
+        if self._leaves_by_sendfile(environ, self._file):
             wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](self._sent, bodies.READ_SIZE)
             return wrapped
         return self._stream(environ, bodies.Chunks(self._sent))
+
+    def _leaves_by_sendfile(self, environ: WSGIEnvironment, file: files.File) -> bool:
+        # a Stream has policies; and without our worker gevent's sendfile reads 8 KiB at a time
+        if self.policies is not DEFAULT or (cooperative() and DRAIN not in environ):
+            return False
+        return files.offers_sendfile(environ, file)
 
     def _no_body(self) -> _NoBody:
         body = _NoBody()

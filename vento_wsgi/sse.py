@@ -32,6 +32,7 @@ MAX_RETRY = 10**15 - 1
 MAX_EVENT = 16 * 1024 * 1024
 """Characters of one block that decode() keeps by default: far past any event, short of memory."""
 
+_EMPTY_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)\Z")
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 
 
@@ -165,6 +166,22 @@ def sse(items: Iterable[object]) -> Iterator[bytes]:
     if isinstance(items, (Event, str, bytes)):
         raise BodyError(f"sse() takes the items, an iterable of events: [{items!r}]")
     return Chunks(items, _frame)
+
+
+class Boundary:
+    """Whether the bytes of a stream stand between two blocks, so that another may be put there."""
+
+    __slots__ = ("_tail",)
+
+    def __init__(self) -> None:
+        self._tail = b"\n\n"
+
+    def pass_over(self, piece: bytes) -> None:
+        self._tail = piece[-4:] if len(piece) >= 4 else (self._tail + piece)[-4:]
+
+    @property
+    def reached(self) -> bool:
+        return _EMPTY_LINE.search(self._tail) is not None
 
 
 class _Block:

@@ -28,18 +28,17 @@ is in the server's send, and is thrown out of it.
 from __future__ import annotations
 
 import logging
-import re
-import socket
-import struct
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from . import sse
-from .clock import Clock, Watch, clock
+from .clock import Clock, clock
+from .connection import Connection
 from .exceptions import StreamAborted
+from .greenlets import Greenlets
 from .policies import DEFAULT, CloseReason, Ending, Policies
-from .pump import Greenlets, InPlace, Pump, Threads, cooperative, current
+from .pump import InPlace, Pump, Threads, cooperative
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
 __all__ = ["DRAIN", "ROUTE", "Stream"]
 
 log = logging.getLogger(__name__)
-access = logging.getLogger("vento_wsgi.access")
 
 ROUTE = "vento_wsgi.route"
 """The environ key of the route, for the log."""
@@ -59,12 +57,10 @@ MAX_PIECE = 256 * 1024
 """Bytes given to the server at a time: what a client must take within its send_timeout."""
 
 _FAILED = sse.Event("The stream failed.", event="error").encode()
-_BLANK = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)\Z")
 _LEAVES = ("GeneratorExit", "GreenletExit", "KeyboardInterrupt", "SystemExit")
 """What ends a greenlet or the process; by name, since gevent may not be here."""
 
 _BROKEN = (CloseReason.FAILED, CloseReason.STALLED, CloseReason.DEADLINE)
-_RESET = struct.pack("ii", 1, 0)
 
 
 class Stream(Iterator[bytes]):
@@ -92,7 +88,6 @@ class Stream(Iterator[bytes]):
         # in a body of a known length there is no room for it
         self._beat = policies.beat(event_stream=event_stream) if length is None else None
         self._close = close
-        self._environ = environ
         self._event_stream = event_stream
         self._left = length
         self._policies = policies
@@ -100,14 +95,11 @@ class Stream(Iterator[bytes]):
         self._verdict: CloseReason | None = None
         self._due: bytes | None = None
         self._probing = False
-        self._writer: Any = None
-        self.server: Any = None
-        self._watch: Watch | None = None
         self._clock: Clock | None = None
         self._drain: Any = environ.get(DRAIN)
         self._comments = event_stream and length is None
         self._opening = sse.OPENING if self._comments else b""
-        self._tail = b"\n\n"
+        self._boundary = sse.Boundary()
         self._opened = False
         self._sent = 0
         self._pieces = 0
@@ -119,7 +111,7 @@ class Stream(Iterator[bytes]):
         self.reason: CloseReason | None = None
         self._pump: Pump
         together = cooperative()
-        self._socket: Any = _connection(environ) if together else None
+        self.connection = Connection.of(environ) if together else None
         asked = bool(policies.heartbeat or policies.deadline)
         if waits and together:
             self._pump = Greenlets(chunks, idle=self._idle, each=policies.flush == "each")
@@ -144,8 +136,6 @@ class Stream(Iterator[bytes]):
         if self.reason is not None:
             self._tell()
             raise self._end()
-        if self._writer is None and self._socket is not None:
-            self._writer = current()
         piece = self._take()
         return self._give(piece if self._left is None else self._measured(piece, self._left))
 
@@ -156,7 +146,7 @@ class Stream(Iterator[bytes]):
         if piece:
             self._sent += len(piece)
             self._pieces += 1
-            self._tail = piece[-4:] if len(piece) >= 4 else (self._tail + piece)[-4:]
+            self._boundary.pass_over(piece)
         if not self._rest and not self._left:
             if self.reason is None and self._pump.exhausted:
                 self.last = True
@@ -172,8 +162,10 @@ class Stream(Iterator[bytes]):
             self._opened = True
             return self._opening
         while True:
-            if self._probing:
-                self._probe()
+            if self._probing and self.connection is not None:
+                self._probing = False
+                if not self.connection.probe():
+                    self._decide(CloseReason.DISCONNECTED)
             if self._verdict is not None:
                 return self._conclude(self._verdict)
             if self._due is not None:
@@ -210,7 +202,7 @@ class Stream(Iterator[bytes]):
 
     def _between_blocks(self) -> bool:
         """Whether something may be said in an event stream: not within a block of raw text."""
-        return self._comments and _BLANK.search(self._tail) is not None
+        return self._comments and self._boundary.reached
 
     def _exhausted(self) -> bytes:
         if self._left:
@@ -240,14 +232,6 @@ class Stream(Iterator[bytes]):
             raise self._end()
         return piece[:left]
 
-    def _probe(self) -> None:
-        # a chunk-size may have leading zeros (RFC 9112, section 7.1): the next one has this
-        self._probing = False
-        try:
-            self._socket.send(b"0")
-        except OSError:
-            self._verdict = self._verdict or CloseReason.DISCONNECTED
-
     def _conclude(self, reason: CloseReason) -> bytes:
         self._stop(reason)
         if reason is CloseReason.DRAINING and self._due is not None and self._between_blocks():
@@ -262,8 +246,8 @@ class Stream(Iterator[bytes]):
     def _idle(self) -> None:
         if not self._opened:
             self._pump.wake()
-        elif self._watch is None and self._socket is not None and self._clock is not None:
-            self._watch = Watch(self._socket, self._clock, self._gone, self._half_closed)
+        elif self.connection is not None and self._clock is not None:
+            self.connection.watch(self._clock, self._gone, self._half_closed)
 
     def _gone(self) -> None:
         self._decide(CloseReason.DISCONNECTED)
@@ -271,7 +255,7 @@ class Stream(Iterator[bytes]):
     def _half_closed(self) -> None:
         if self._between_blocks():
             self._due = sse.OPENING
-        elif _chunks_itself(self.server):
+        elif self.connection is not None and self.connection.can_probe():
             self._probing = True
         else:
             return
@@ -296,12 +280,9 @@ class Stream(Iterator[bytes]):
             self._pump.wake()
 
     def _stall(self) -> None:
-        if self._writer is None or self._verdict is CloseReason.STALLED:
-            return
-        self._verdict = CloseReason.STALLED
-        # what the client has not taken is dropped with the connection, here and in the kernel
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        self._writer.throw(StreamAborted(f"{self._route}: {self._verdict}"))
+        if self.connection is not None and self._verdict is not CloseReason.STALLED:
+            self._verdict = CloseReason.STALLED
+            self.connection.reset(StreamAborted(f"{self._route}: the client stopped reading"))
 
     def drain(self, retry: int) -> None:
         """Called by a worker that stops: end an event stream, asking it back in `retry` ms."""
@@ -338,42 +319,13 @@ class Stream(Iterator[bytes]):
         self._told = True
         if self._clock is not None:
             self._clock.members.discard(self)
-        if self._watch is not None:
-            self._watch.close()
+        if self.connection is not None:
+            self.connection.close()
         if self._drain is not None:
             self._drain.discard(self)
-        ending = Ending(self.reason, self._sent, self._pieces, time.monotonic() - self._start)
-        access.info(
-            "%s %s: %d bytes, %d pieces, %.3f s",
-            self._route,
-            ending.reason,
-            ending.bytes,
-            ending.chunks,
-            ending.duration,
-        )
-        if self._policies.on_end is not None:
-            try:
-                self._policies.on_end(ending)
-            except Exception:
-                log.exception("%s: on_end failed", self._route)
+        duration = time.monotonic() - self._start
+        self._policies.tell(self._route, Ending(self.reason, self._sent, self._pieces, duration))
 
 
 def _path(environ: WSGIEnvironment) -> str:
     return f"{environ['REQUEST_METHOD']} {environ.get('PATH_INFO', '')}"
-
-
-def _connection(environ: WSGIEnvironment) -> Any:
-    """The client's socket, where the server shows it and speaks HTTP/1 on it."""
-    if not environ.get("SERVER_PROTOCOL", "").startswith("HTTP/1"):
-        return None
-    return (
-        environ.get("gunicorn.socket")
-        or environ.get("gunicorn.sock")  # its gevent_pywsgi worker
-        or getattr(environ.get("wsgi.input"), "socket", None)  # gevent.pywsgi
-    )
-
-
-def _chunks_itself(server: Any) -> bool:
-    """Whether `server`, whose start_response was called, has announced chunks and sent none."""
-    chunked = getattr(server, "chunked", None) or getattr(server, "response_use_chunked", None)
-    return bool(chunked and getattr(server, "headers_sent", None))

@@ -1,0 +1,218 @@
+"""Greenlets: the pump of gevent's servers.
+
+It makes a chatty source cheap and a silent one watchable. The source
+runs in a greenlet of its own and fills a buffer. There are two ways to hand over:
+
+- The writer asks and the source is held: the writer leaves a callback with the loop and
+  switches straight to the source. The callback runs when the source blocks, and only then:
+  whatever was made until that moment leaves together.
+- The source comes out of a wait of its own: the first chunk goes straight to the writer,
+  before any other greenlet has its turn; what follows leaves as above.
+
+A source that does not block is cut by size and by time, and the loop gets its turn. A source
+whose buffer is full is held until the writer comes back: it can never be further ahead.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable, Iterator
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from .pump import MAX_BUFFER
+
+if TYPE_CHECKING:
+    from greenlet import greenlet
+
+__all__ = ["Greenlets", "current"]
+
+MAX_SLICE = 0.010
+"""Seconds that a source may run without giving the loop its turn: what a client can notice."""
+
+MAX_SOURCES = 64
+"""Greenlets kept for the next source: each holds some 20 KB, and few streams end at a time."""
+
+
+class Greenlets:
+    """The source runs in a greenlet beside the writer's. See the theory above.
+
+    each: one chunk a take, as the source makes them.
+    idle: called in the loop whenever the source waits and nothing is ready.
+    """
+
+    __slots__ = (
+        "_chunks",
+        "_context",
+        "_each",
+        "_error",
+        "_held",
+        "_hub",
+        "_idle",
+        "_over",
+        "_parked",
+        "_ready",
+        "_size",
+        "_source",
+        "_stopped",
+        "_turn",
+        "_writer",
+    )
+
+    def __init__(
+        self, chunks: Iterator[bytes], *, idle: Callable[[], object], each: bool = False
+    ) -> None:
+        self._chunks = chunks
+        self._each = each
+        self._idle = idle
+        self._hub: Any = _get_hub()
+        self._context = contextvars.copy_context()
+        self._source: greenlet | None = None  # from the first take() on
+        self._over = False
+        self._writer: greenlet | None = None
+        self._ready: list[bytes] = []
+        self._size = 0
+        self._held = True  # the source goes on when the writer switches to it
+        self._parked = False  # the writer waits in the loop
+        self._stopped = False
+        self._error: BaseException | None = None
+        self._turn = perf_counter()  # when the loop is known to have had its turn
+
+    @property
+    def exhausted(self) -> bool:
+        return self._over and not self._ready and self._error is None
+
+    # in the writer's greenlet
+
+    def take(self) -> bytes:
+        if not self._ready and not self._over:
+            if self._held and perf_counter() - self._turn > MAX_SLICE:
+                self._give_turn()
+            self._wait()
+        if self._ready:
+            taken = self._ready[0] if len(self._ready) == 1 else b"".join(self._ready)
+            self._ready.clear()
+            self._size = 0
+            return taken
+        if self._over:
+            error, self._error = self._error, None
+            raise error or StopIteration
+        return b""
+
+    def _wait(self) -> None:
+        self._writer = current()
+        blocked = None
+        try:
+            if self._held:
+                self._held = False
+                blocked = self._hub.loop.run_callback(self._source_waits)
+                if self._source is None:
+                    self._source = _sources.pop() if _sources else _source(self._hub)
+                    self._source.gr_context = self._context
+                self._source.switch(self)
+            else:
+                self._parked = True
+                self._idle()
+                self._hub.switch()
+        finally:
+            self._writer = None
+            self._parked = False
+            if blocked is not None:
+                blocked.stop()
+
+    def stop(self, close: Callable[[], object]) -> None:
+        self._stopped = True
+        if self._source is not None and not self._over:
+            self._writer = current()
+            try:
+                self._source.throw(GeneratorExit)
+                while not self._over:  # its finally blocks may wait
+                    self._hub.switch()
+            finally:
+                self._writer = None
+        self._ready.clear()
+        if self._source is None:
+            close()
+        else:  # in the context of the source, which its finally blocks may belong to
+            self._context.run(close)
+
+    # in the loop
+
+    def _source_waits(self) -> None:
+        self._turn = perf_counter()
+        self._parked = True
+        if self._ready and self._writer is not None:
+            self._writer.switch()
+        else:
+            self._idle()
+
+    def wake(self) -> None:
+        if self._writer is not None:
+            self._writer.switch()
+
+    # in the source's greenlet
+
+    def run(self) -> greenlet:
+        """Run the source to its end; the greenlet to go on with."""
+        try:
+            for chunk in self._chunks:
+                if self._stopped:
+                    break
+                self._ready.append(chunk)
+                self._size += len(chunk)
+                if self._parked:
+                    self._turn = perf_counter()
+                    self._hold()
+                elif self._each or self._size >= MAX_BUFFER:
+                    self._hold()
+                elif perf_counter() - self._turn > MAX_SLICE:
+                    self._hold() if self._writer is not None else self._give_turn()
+        except BaseException as error:  # it is the writer's to deal with
+            self._error = error
+        self._over = True
+        return self._writer or self._hub
+
+    def _hold(self) -> None:
+        self._held = True
+        (self._writer or self._hub).switch()
+
+    # in either
+
+    def _give_turn(self) -> None:
+        # a timer, not a callback: callbacks can go on for many rounds before the loop polls
+        self._hub.wait(self._hub.loop.timer(0))
+        self._turn = perf_counter()
+
+
+_sources: list[greenlet] = []
+"""Greenlets without a source: making one anew costs as much as all else about a short stream."""
+
+
+def _source(hub: Any) -> greenlet:
+    from greenlet import greenlet
+
+    def run(pump: Greenlets) -> None:
+        me = current()
+        while True:
+            back = pump.run()
+            del pump
+            if len(_sources) >= MAX_SOURCES:
+                me.parent = back
+                return
+            _sources.append(me)
+            pump = back.switch()
+
+    return greenlet(run, hub)
+
+
+def current() -> greenlet:
+    """The greenlet that runs."""
+    from greenlet import getcurrent
+
+    return getcurrent()
+
+
+def _get_hub() -> Any:
+    from gevent import get_hub
+
+    return get_hub()
