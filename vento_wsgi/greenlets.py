@@ -67,7 +67,7 @@ class Greenlets:
         self._idle = idle
         self._hub: Any = _get_hub()
         self._context = contextvars.copy_context()
-        self._source: greenlet | None = None  # from the first take() on
+        self._source: Any = None  # from the first take() on
         self._over = False
         self._writer: greenlet | None = None
         self._ready: list[bytes] = []
@@ -109,7 +109,8 @@ class Greenlets:
                 if self._source is None:
                     self._source = _sources.pop() if _sources else _source(self._hub)
                     self._source.gr_context = self._context
-                self._source.switch(self)
+                    self._source.pump = self
+                self._source.switch()
             else:
                 self._parked = True
                 self._idle()
@@ -184,23 +185,27 @@ class Greenlets:
         self._turn = perf_counter()
 
 
-_sources: list[greenlet] = []
+_sources: list[Any] = []
 """Greenlets without a source: making one anew costs as much as all else about a short stream."""
 
 
-def _source(hub: Any) -> greenlet:
+def _source(hub: Any) -> Any:
+    """A greenlet that runs the source of its `pump`, and then waits for another pump.
+
+    While it waits it holds nothing of the last one: neither pump nor context.
+    """
     from greenlet import greenlet
 
-    def run(pump: Greenlets) -> None:
-        me = current()
+    def run() -> None:
+        me: Any = current()
         while True:
-            back = pump.run()
-            del pump
+            back = me.pump.run()
+            me.pump = me.gr_context = None
             if len(_sources) >= MAX_SOURCES:
                 me.parent = back
                 return
             _sources.append(me)
-            pump = back.switch()
+            back.switch()
 
     return greenlet(run, hub)
 

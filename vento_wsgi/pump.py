@@ -67,11 +67,12 @@ class Threads:
     """The source runs in a thread: what servers without gevent can have.
 
     A thread that waits cannot be interrupted: the source is closed when it makes its next
-    chunk.
+    chunk. each: one chunk a take.
     """
 
-    def __init__(self, chunks: Iterator[bytes]) -> None:
+    def __init__(self, chunks: Iterator[bytes], *, each: bool = False) -> None:
         self._chunks = chunks
+        self._each = each
         self._changed = threading.Condition()
         self._ready: list[bytes] = []
         self._size = 0
@@ -94,9 +95,10 @@ class Threads:
         with self._changed:
             self._changed.wait_for(lambda: self._ready or self._over or self._woken)
             self._woken = False
-            taken = b"".join(self._ready)
-            self._ready.clear()
-            self._size = 0
+            count = 1 if self._each else len(self._ready)
+            taken = b"".join(self._ready[:count])
+            del self._ready[:count]
+            self._size -= len(taken)
             self._changed.notify_all()
             if not taken and self._over:
                 error, self._error = self._error, None

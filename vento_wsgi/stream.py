@@ -105,7 +105,7 @@ class Stream(Iterator[bytes]):
         self._pieces = 0
         self._start = self._moved = time.monotonic()
         self._sending = False
-        self._rest = b""
+        self._rest = memoryview(b"")
         self._freed = self._told = False
         self.last = False
         self.reason: CloseReason | None = None
@@ -116,7 +116,7 @@ class Stream(Iterator[bytes]):
         if waits and together:
             self._pump = Greenlets(chunks, idle=self._idle, each=policies.flush == "each")
         elif waits and asked:
-            self._pump = Threads(chunks)
+            self._pump = Threads(chunks, each=policies.flush == "each")
         else:
             self._pump = InPlace(chunks)
         if together or asked:
@@ -130,7 +130,7 @@ class Stream(Iterator[bytes]):
     def __next__(self) -> bytes:
         self._sending = False
         if self._rest:
-            return self._give(self._rest)
+            return self._give(b"")
         if self.last and self.reason is None:
             self._stop(CloseReason.EXHAUSTED)
         if self.reason is not None:
@@ -140,9 +140,10 @@ class Stream(Iterator[bytes]):
         return self._give(piece if self._left is None else self._measured(piece, self._left))
 
     def _give(self, piece: bytes) -> bytes:
-        self._rest = b""
         if len(piece) > MAX_PIECE:
-            piece, self._rest = piece[:MAX_PIECE], piece[MAX_PIECE:]
+            self._rest = memoryview(piece)
+        if self._rest:
+            piece, self._rest = bytes(self._rest[:MAX_PIECE]), self._rest[MAX_PIECE:]
         if piece:
             self._sent += len(piece)
             self._pieces += 1

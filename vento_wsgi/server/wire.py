@@ -37,6 +37,12 @@ class Wire(Response):
     _last = False
     _ended = False
 
+    def start_response(self, status: str, headers: Any, exc_info: Any = None) -> Any:
+        if exc_info is not None and not self.headers_sent:
+            # PEP 3333: these replace those of the first call
+            self.headers, self.response_length, self.upgrade = [], None, False
+        return super().start_response(status, headers, exc_info)
+
     def write_all(self, body: Iterable[bytes]) -> None:
         """Write every chunk of the application's iterable."""
         if isinstance(body, Stream):
@@ -103,7 +109,7 @@ class Wire(Response):
         except (AttributeError, OSError):
             return False
         self._send(b"")
-        target, end = self.sock.fileno(), offset + length
+        target, end = self.sock.fileno(), offset + length - self.sent
         while offset < end:
             try:
                 sent = os.sendfile(target, source, offset, min(SENDFILE_SIZE, end - offset))

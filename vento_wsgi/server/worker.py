@@ -10,9 +10,11 @@ that stops ends those that wait between two requests.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
+import struct
 import time
 from datetime import datetime
 from typing import Any
@@ -41,6 +43,10 @@ DRAIN_WINDOW = 3.0
 """Seconds over which event streams end, unless $VENTO_DRAIN_WINDOW says otherwise."""
 
 
+_LAST_DATA_RECEIVED = 52
+"""Where struct tcp_info of Linux has tcpi_last_data_recv."""
+
+
 class _Idle(BaseException):
     """Thrown into a greenlet whose connection waits for a request, to close it."""
 
@@ -59,6 +65,16 @@ class _Waiting:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
         self._idle.pop(getcurrent(), None)
         return kind is _Idle
+
+
+def _received_since(sock: Any, since: float) -> bool:
+    """Whether data came after `since`, by the kernel's account: the beginning of a request."""
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+    except OSError:  # a Unix socket
+        return False
+    (milliseconds,) = struct.unpack_from("I", info, _LAST_DATA_RECEIVED)
+    return bool(time.monotonic() - milliseconds / 1000 > since + 0.01)
 
 
 class StreamWorker(GeventWorker):
@@ -97,10 +113,10 @@ class StreamWorker(GeventWorker):
             if sock is None or (greenlet not in self._kept and since > before):
                 continue
             poll.register(sock, select.POLLIN)
-            if not poll.poll(0):
+            arrived = poll.poll(0)
+            poll.unregister(sock)
+            if not arrived and not _received_since(sock, since):
                 greenlet.throw(_Idle)
-            else:
-                poll.unregister(sock)
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
@@ -173,8 +189,15 @@ class StreamWorker(GeventWorker):
             if response.should_close() or not self.alive:
                 raise StopIteration
             self._kept.add(getcurrent())
-        except (StopIteration, OSError):
+        except StopIteration:
             raise
+        except OSError as error:
+            sent = response is not None and response.headers_sent
+            if sent or error.errno in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
+                raise
+            # it is not the connection that failed: answer, and say so
+            self.handle_error(req, sock, addr, error)
+            raise StopIteration from None
         except BaseException:  # gevent.Timeout is no Exception
             if response is None or not response.headers_sent:
                 raise
