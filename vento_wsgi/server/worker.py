@@ -10,10 +10,10 @@ that stops ends those that wait between two requests.
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import socket
+import ssl
 import struct
 import time
 from datetime import datetime
@@ -22,6 +22,7 @@ from typing import Any
 from gevent import GreenletExit, get_hub, getcurrent
 from gevent.monkey import get_original
 from gunicorn.http import wsgi
+from gunicorn.http.errors import NoMoreData
 from gunicorn.workers.ggevent import GeventWorker
 
 from ..clock import clock
@@ -42,6 +43,9 @@ SETTLED = 1.0
 DRAIN_WINDOW = 3.0
 """Seconds over which event streams end, unless $VENTO_DRAIN_WINDOW says otherwise."""
 
+
+_CONNECTION_ERRORS = (BrokenPipeError, ConnectionResetError, NoMoreData, ssl.SSLError)
+"""What reading from and writing to a client that leaves raises; gunicorn knows what to do."""
 
 _LAST_DATA_RECEIVED = 52
 """Where struct tcp_info of Linux has tcpi_last_data_recv."""
@@ -133,8 +137,9 @@ class StreamWorker(GeventWorker):
         """Called by the clock: close connections that have been idle for too long."""
         longest = self.cfg.keepalive
         for greenlet, since in tuple(self._idle.items()):
-            if now - since > longest:
-                greenlet.throw(_Idle)
+            if now - since <= longest:
+                break  # they are in the order in which they began to wait
+            greenlet.throw(_Idle)
         if self._drain.draining:
             self._close_idle(now - SETTLED)
 
@@ -189,11 +194,10 @@ class StreamWorker(GeventWorker):
             if response.should_close() or not self.alive:
                 raise StopIteration
             self._kept.add(getcurrent())
-        except StopIteration:
+        except (StopIteration, GreenletExit, *_CONNECTION_ERRORS):
             raise
         except OSError as error:
-            sent = response is not None and response.headers_sent
-            if sent or error.errno in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
+            if response is not None and response.headers_sent:
                 raise
             # it is not the connection that failed: answer, and say so
             self.handle_error(req, sock, addr, error)
