@@ -13,9 +13,8 @@ from werkzeug.middleware.lint import LintMiddleware
 from werkzeug.test import create_environ
 
 from vento_wsgi import CloseReason, Event, Response, StreamAborted, decode
-from vento_wsgi.stream import ROUTE
 from vento_wsgi.sse import OPENING
-from vento_wsgi.stream import Stream
+from vento_wsgi.stream import ROUTE, Stream
 
 TEXT = "text/plain"
 EVENTS = "text/event-stream"
