@@ -4,7 +4,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 BIN = $(VENV)/bin
 
-.PHONY: run test test-all lint types packages clean
+.PHONY: run test test-all lint types packages bench clean
 
 run: $(VENV)/.installed
 	$(BIN)/vento-wsgi run examples.demo.app:app --host $(HOST) --port $(PORT)
@@ -30,6 +30,12 @@ test-all:
 # the browser and the servers that the tests run against, where this may install them
 packages:
 	@tests/packages
+
+# the CPU time of servers, ours among them: make bench ROWS=two,tokens ONLY=raw,ours RUNS=3 SCALE=0.1
+bench: $(VENV)/.installed
+	@PYTHONPATH=tests $(BIN)/python -m bench --home $(VENV) \
+		$(if $(ROWS),--rows $(ROWS)) $(if $(ONLY),--only $(ONLY)) \
+		$(if $(RUNS),--runs $(RUNS)) $(if $(SCALE),--scale $(SCALE))
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

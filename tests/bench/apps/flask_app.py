@@ -1,0 +1,26 @@
+"""Flask, as its pattern "Streaming Contents" says."""
+
+from bench.apps import work
+from flask import Flask, Response, send_file
+
+app = Flask(__name__)
+
+
+@app.get("/two")
+def two() -> Response:
+    return Response(work.two(), mimetype="text/plain")
+
+
+@app.get("/tokens")
+def tokens() -> Response:
+    return Response(work.tokens(), mimetype="text/event-stream")
+
+
+@app.get("/ticks")
+def ticks() -> Response:
+    return Response(work.ticks(), mimetype="text/event-stream")
+
+
+@app.get("/file")
+def file() -> Response:
+    return send_file(work.FILE, mimetype="application/octet-stream")

@@ -1,0 +1,51 @@
+import { once } from "node:events";
+import { createReadStream } from "node:fs";
+import { stat } from "node:fs/promises";
+import { createServer } from "node:http";
+import { pipeline } from "node:stream/promises";
+
+const monotonic = () => Number(process.hrtime.bigint()) / 1e9;
+
+const routes = {
+  async "/two"(request, response) {
+    response.writeHead(200, { "Content-Type": "text/plain" });
+    response.write("first\n");
+    response.write("second\n");
+    response.end();
+  },
+
+  async "/tokens"(request, response) {
+    response.writeHead(200, { "Content-Type": "text/event-stream" });
+    for (let number = 0; number < 200; number++) {
+      if (!response.write(`data: token ${number}\n\n`)) await once(response, "drain");
+    }
+    response.end();
+  },
+
+  async "/ticks"(request, response) {
+    response.writeHead(200, { "Content-Type": "text/event-stream" });
+    let number = 0;
+    const tick = () => response.write(`data: ${number++} ${monotonic().toFixed(6)}\n\n`);
+    tick();
+    const timer = setInterval(tick, 50);
+    response.on("close", () => clearInterval(timer));
+  },
+
+  async "/file"(request, response) {
+    const { size } = await stat(process.env.BENCH_FILE);
+    response.writeHead(200, {
+      "Content-Type": "application/octet-stream",
+      "Content-Length": size,
+    });
+    await pipeline(createReadStream(process.env.BENCH_FILE), response);
+  },
+};
+
+createServer((request, response) => {
+  const route = routes[request.url];
+  if (route) {
+    route(request, response).catch((error) => response.destroy(error));
+  } else {
+    response.writeHead(404).end();
+  }
+}).listen(Number(process.env.BENCH_PORT), "127.0.0.1");

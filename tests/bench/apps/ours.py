@@ -1,0 +1,31 @@
+"""vento_wsgi."""
+
+from bench.apps import work
+
+from vento_wsgi import Context, Response, create_app, create_router
+
+router = create_router()
+
+
+@router.get("/two")
+def two(ctx: Context) -> Response:
+    return ctx.stream(work.two(), "text/plain")
+
+
+@router.get("/tokens")
+def tokens(ctx: Context) -> Response:
+    return ctx.stream(work.tokens(), "text/event-stream")
+
+
+@router.get("/ticks")
+def ticks(ctx: Context) -> Response:
+    return ctx.stream(work.ticks(), "text/event-stream")
+
+
+@router.get("/file")
+def file(ctx: Context) -> Response:
+    return ctx.file(work.FILE)
+
+
+app = create_app()
+app.use(router)
