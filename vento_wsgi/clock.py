@@ -14,6 +14,7 @@ them from a reader, but not from poll().
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import threading
@@ -22,6 +23,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 __all__ = ["Clock", "Member", "Watch", "clock"]
+
+log = logging.getLogger(__name__)
 
 TICK = 0.25
 """Seconds: policies are in whole ones, so asking every stream four times in each is enough."""
@@ -67,14 +70,14 @@ class Clock:
     def _tick(self) -> bool:
         now = time.monotonic()
         for member in tuple(self.members):
-            member.tick(now)
+            _ask(member.tick, now)
         with self._lock:
             self._ticking = bool(self.members)
         return self._ticking
 
     def _beat(self) -> bool:
         for watch in tuple(self.suspects):
-            watch.check()
+            _ask(watch.check)
         self._beating = bool(self.suspects)
         return self._beating
 
@@ -86,6 +89,13 @@ class Clock:
                 time.sleep(interval)
 
         threading.Thread(target=run, name="vento_wsgi clock", daemon=True).start()
+
+
+def _ask(question: Callable[..., None], *arguments: float) -> None:
+    try:
+        question(*arguments)
+    except Exception:  # of one: the others are asked all the same
+        log.exception("a member of the clock failed")
 
 
 class _LoopClock(Clock):

@@ -123,7 +123,8 @@ class Greenlets:
 
     def stop(self, close: Callable[[], object]) -> None:
         self._stopped = True
-        if self._source is not None and not self._over:
+        interrupts = self._source is not None and not self._over
+        if interrupts:
             self._writer = current()
             try:
                 self._source.throw(GeneratorExit)
@@ -132,10 +133,15 @@ class Greenlets:
             finally:
                 self._writer = None
         self._ready.clear()
-        if self._source is None:
-            close()
-        else:  # in the context of the source, which its finally blocks may belong to
-            self._context.run(close)
+        error, self._error = self._error, None
+        try:
+            if self._source is None:
+                close()
+            else:  # in the context of the source, which its finally blocks may belong to
+                self._context.run(close)
+        finally:
+            if interrupts and error is not None and not isinstance(error, GeneratorExit):
+                raise error
 
     # in the loop
 

@@ -8,12 +8,15 @@ that is ready, as one chunk, and waits when nothing is; ``wake()`` ends such a w
 from __future__ import annotations
 
 import contextvars
+import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 __all__ = ["MAX_BUFFER", "InPlace", "Pump", "Threads", "cooperative"]
+
+log = logging.getLogger(__name__)
 
 MAX_BUFFER = 64 * 1024
 """Bytes made ahead of the writer: a send of more costs no less, and each stream may hold them."""
@@ -139,4 +142,7 @@ class Threads:
             self._over, self._error = True, error
             self._changed.notify_all()
         if self._close is not None:
-            self._close()
+            try:
+                self._close()
+            except Exception:
+                log.exception("closing a source failed")

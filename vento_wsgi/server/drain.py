@@ -8,6 +8,7 @@ another kind may go on until gunicorn's graceful_timeout; its handler sees ``ctx
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from typing import Any
@@ -45,7 +46,7 @@ class Drain:
             return
         self.draining = True
         self._waiting.extend(self.streams)
-        a_step = max(1, round(len(self._waiting) * STEP / max(self.window, STEP)))
+        a_step = max(1, math.ceil(len(self._waiting) * STEP / max(self.window, STEP)))
         timer = loop.timer(0, STEP)
 
         def step() -> None:
