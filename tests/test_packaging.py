@@ -1,0 +1,272 @@
+"""What is built, what it installs, and that it works where nothing else is."""
+
+import email
+import http.client
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Sequence
+from contextlib import closing
+from email.message import Message
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from packaging.requirements import Requirement
+from test_cli import started
+
+from vento_wsgi import __version__
+
+ROOT = Path(__file__).resolve().parent.parent
+MINUTES = 10 * 60.0  # for what downloads
+
+APP = """
+from threading import Event
+
+from vento_wsgi import create_app, create_router
+
+router = create_router()
+go = Event()
+
+@router.get("/")
+def home(ctx):
+    return ctx.text("hello")
+
+@router.get("/stream")
+def stream(ctx):
+    def words():
+        yield "first "
+        go.wait(30)
+        yield "last"
+    return ctx.stream(words(), "text/plain")
+
+@router.post("/go")
+def let_go(ctx):
+    go.set()
+    return ctx.text("")
+
+@router.get("/file")
+def file(ctx):
+    return ctx.file(__file__)
+
+app = create_app()
+app.use(router)
+"""
+
+TYPED = """
+from collections.abc import Iterator
+
+from vento_wsgi import Context, Event, Response, create_app, create_router
+from werkzeug.wrappers import Response as AnyResponse
+
+router = create_router()
+
+@router.get("/text")
+def text(ctx: Context) -> Response:
+    return ctx.text(ctx.query["q"])
+
+@router.post("/chat", content_type="text/event-stream")
+def chat(ctx: Context) -> Iterator[Event]:
+    yield Event({"path": ctx.path})
+
+@router.route("/any", methods=["GET", "PUT"])
+def anything(ctx: Context) -> Response:
+    return ctx.stream(iter([ctx.method]), headers={"X-A": "1"})
+
+router.delete("/called", text)
+
+app = create_app()
+app.use(router)
+reveal_type(text)
+"""
+
+
+class Built(NamedTuple):
+    sdist: Path
+    wheel: Path
+
+
+def run(command: Sequence[object], cwd: Path) -> str:
+    """What `command` says, in an environment that knows nothing of this checkout."""
+    result = subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=MINUTES,
+    )
+    assert result.returncode == 0, f"{command}:\n{result.stdout}"
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """An sdist of this checkout, and a wheel of that sdist."""
+    tmp = tmp_path_factory.mktemp("built")
+    leave = shutil.ignore_patterns(
+        ".*", "build", "dist", "*.egg-info", "__pycache__", "node_modules"
+    )
+    shutil.copytree(ROOT, tmp / "source", ignore=leave)
+    run([sys.executable, "-m", "build", "--outdir", tmp, tmp / "source"], tmp)
+    [sdist] = tmp.glob("*.tar.gz")
+    [wheel] = tmp.glob("*.whl")
+    return Built(sdist, wheel)
+
+
+def bare(folder: Path, *packages: object) -> Path:
+    """A virtual environment with `packages` and what they need; where its programs are."""
+    run([sys.executable, "-m", "venv", "--without-pip", folder], folder.parent)
+    programs = folder / "bin"
+    pip = [sys.executable, "-m", "pip", "--python", programs / "python", "install", "--quiet"]
+    run([*pip, "--disable-pip-version-check", *packages], folder.parent)
+    return programs
+
+
+@pytest.fixture(scope="module", params=["sdist", "wheel"])
+def programs(
+    request: pytest.FixtureRequest, built: Built, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The programs of a virtual environment into which the sdist, or the wheel, was installed."""
+    kind: str = request.param
+    return bare(tmp_path_factory.mktemp("bare") / kind, getattr(built, kind))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "web.py").write_text(APP)
+    return tmp_path
+
+
+def sdist_names(built: Built) -> set[str]:
+    with tarfile.open(built.sdist) as archive:
+        return {name.partition("/")[2] for name in archive.getnames()}
+
+
+def wheel_names(built: Built) -> set[str]:
+    with zipfile.ZipFile(built.wheel) as archive:
+        return set(archive.namelist())
+
+
+def metadata(built: Built) -> Message:
+    with zipfile.ZipFile(built.wheel) as archive:
+        return email.message_from_bytes(
+            archive.read(f"vento_wsgi-{__version__}.dist-info/METADATA")
+        )
+
+
+def requirements(built: Built) -> list[Requirement]:
+    """What an installation without extras needs."""
+    every = [Requirement(line) for line in metadata(built).get_all("Requires-Dist", [])]
+    return [requirement for requirement in every if requirement.marker is None]
+
+
+# What is built.
+
+
+def test_the_wheel_has_every_module_of_the_package_and_nothing_else(built: Built) -> None:
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "vento_wsgi").rglob("*.py")}
+    names = wheel_names(built)
+    assert {name for name in names if name.endswith(".py")} == modules
+    about = f"vento_wsgi-{__version__}.dist-info"
+    assert {name.split("/")[0] for name in names} == {"vento_wsgi", about}
+
+
+def test_the_sdist_has_what_the_package_is_built_from(built: Built) -> None:
+    assert {"setup.cfg", "setup.py", "README.md", "LICENSE"} <= sdist_names(built)
+
+
+def test_both_are_marked_as_typed_and_carry_the_licence(built: Built) -> None:
+    for names in (sdist_names(built), wheel_names(built)):
+        assert "vento_wsgi/py.typed" in names
+        assert any(name.endswith("LICENSE") for name in names)
+
+
+def test_the_version_is_the_same_everywhere(built: Built) -> None:
+    assert built.sdist.name == f"vento_wsgi-{__version__}.tar.gz"
+    assert built.wheel.name == f"vento_wsgi-{__version__}-py3-none-any.whl"
+    assert metadata(built)["Version"] == __version__
+
+
+def test_an_installation_needs_three_packages_each_from_a_version_on(built: Built) -> None:
+    needed = requirements(built)
+    assert {requirement.name for requirement in needed} == {"werkzeug", "gunicorn", "gevent"}
+    assert [[s.operator for s in requirement.specifier] for requirement in needed] == [[">="]] * 3
+    assert metadata(built)["Requires-Python"] == ">=3.10"
+
+
+# What is installed.
+
+
+def test_it_is_installed_without_this_checkout(programs: Path, tmp_path: Path) -> None:
+    where = run(
+        [programs / "python", "-c", "import vento_wsgi; print(vento_wsgi.__file__)"], tmp_path
+    )
+    assert Path(where.strip()).is_relative_to(programs.parent)
+    assert run([programs / "vento-wsgi", "--version"], tmp_path) == f"vento-wsgi {__version__}\n"
+    code = "from importlib.metadata import version; print(version('vento_wsgi'))"
+    assert run([programs / "python", "-c", code], tmp_path).strip() == __version__
+
+
+def test_what_is_installed_serves(programs: Path, project: Path) -> None:
+    command = [programs / "vento-wsgi", "run", "web:app", "--port", "0"]
+    with started(command, project, PYTHONPATH="") as server:
+        assert server.get("/") == "hello"
+
+
+def test_a_strictly_typed_application_checks_against_it(programs: Path, tmp_path: Path) -> None:
+    (tmp_path / "web.py").write_text(TYPED)
+    mypy = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", tmp_path / "cache"]
+    said = run([*mypy, "--python-executable", programs / "python", "web.py"], tmp_path)
+    assert 'Revealed type is "def (ctx: vento_wsgi.context.Context) -> ' in said
+    assert "Success: no issues found" in said
+
+
+def test_the_lowest_versions_that_it_allows_do_serve(
+    built: Built, project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    lowest = [str(requirement).replace(">=", "==") for requirement in requirements(built)]
+    programs = bare(tmp_path_factory.mktemp("lowest") / "venv", built.wheel, *lowest)
+    command = [programs / "vento-wsgi", "run", "web:app", "--port", "0"]
+    with started(command, project, PYTHONPATH="") as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port(), timeout=30)
+        with closing(connection):
+            connection.request("GET", "/stream")
+            with connection.getresponse() as response:
+                assert response.status == 200
+                assert response.headers["Transfer-Encoding"] == "chunked"
+                assert response.read1(100) == b"first "
+                assert server.request("/go", "POST")[0] == 200
+                assert response.read() == b"last"
+
+            connection.request("GET", "/nowhere")
+            with connection.getresponse() as response:
+                assert response.status == 404
+                assert response.headers["Content-Type"] == "application/problem+json"
+                response.read()
+
+            connection.request("GET", "/file", headers={"Range": "bytes=1-4"})
+            with connection.getresponse() as response:
+                assert response.status == 206
+                assert response.headers["Content-Range"] == f"bytes 1-4/{len(APP)}"
+                assert response.read() == b"from"
+
+
+# What importing it does.
+
+
+def test_importing_the_package_brings_in_no_server_and_starts_nothing() -> None:
+    code = """
+import sys, threading
+before = threading.active_count()
+import vento_wsgi
+roots = {name.partition(".")[0] for name in sys.modules}
+print(sorted(roots & {"gevent", "greenlet", "gunicorn", "redis", "flask", "django"}))
+print(threading.active_count() - before)
+"""
+    assert run([sys.executable, "-c", code], ROOT).splitlines() == ["[]", "0"]
