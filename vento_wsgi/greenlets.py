@@ -42,6 +42,7 @@ class Greenlets:
     """
 
     __slots__ = (
+        "_blocked",
         "_chunks",
         "_context",
         "_each",
@@ -72,6 +73,7 @@ class Greenlets:
         self._writer: greenlet | None = None
         self._ready: list[bytes] = []
         self._size = 0
+        self._blocked: Any = None  # the callback of _source_waits
         self._held = True  # the source goes on when the writer switches to it
         self._parked = False  # the writer waits in the loop
         self._stopped = False
@@ -101,11 +103,12 @@ class Greenlets:
 
     def _wait(self) -> None:
         self._writer = current()
-        blocked = None
         try:
             if self._held:
                 self._held = False
-                blocked = self._hub.loop.run_callback(self._source_waits)
+                # one at a time: what is stopped before it ran stays in the loop's queue as well
+                if self._blocked is None or not self._blocked.pending:
+                    self._blocked = self._hub.loop.run_callback(self._source_waits)
                 if self._source is None:
                     self._source = _sources.pop() if _sources else _source(self._hub)
                     self._source.gr_context = self._context
@@ -118,8 +121,6 @@ class Greenlets:
         finally:
             self._writer = None
             self._parked = False
-            if blocked is not None:
-                blocked.stop()
 
     def stop(self, close: Callable[[], object]) -> None:
         self._stopped = True
@@ -147,8 +148,10 @@ class Greenlets:
 
     def _source_waits(self) -> None:
         self._turn = perf_counter()
+        if self._writer is None:
+            return  # it is in the server's send
         self._parked = True
-        if self._ready and self._writer is not None:
+        if self._ready:
             self._writer.switch()
         else:
             self._idle()

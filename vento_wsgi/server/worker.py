@@ -188,6 +188,8 @@ class StreamWorker(GeventWorker):
                     response.write_all(body)
                 response.close()
             finally:
+                if not response.headers_sent:
+                    response.sent = 0
                 self.log.access(response, req, environ, datetime.now() - start)
                 if hasattr(body, "close"):
                     body.close()
