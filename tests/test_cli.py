@@ -184,6 +184,7 @@ def test_the_applications_errors_are_in_the_servers_log(project: Path) -> None:
     with started([*MODULE, "run", "web:app", "--port", "0"], project) as server:
         assert server.request("/fails", "POST")[0] == 500
         eventually(lambda: "RuntimeError: as expected" in server.log(), explain=server.log)
+        assert server.log().count("[ERROR] POST /fails failed") == 1, "not in gunicorn's format"
         assert server.log().count("POST /fails failed") == 1
 
 
@@ -193,7 +194,7 @@ def test_gunicorn_takes_the_settings_as_a_module(project: Path) -> None:
         assert server.get() == "one"
         assert '"sleep":"gevent' in server.get("/about")
         assert server.request("/fails", "POST")[0] == 500
-        eventually(lambda: "POST /fails failed" in server.log(), explain=server.log)
+        eventually(lambda: "[ERROR] POST /fails failed" in server.log(), explain=server.log)
 
 
 def test_the_name_of_the_application_is_app_by_default(project: Path) -> None:

@@ -121,10 +121,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 def bare(folder: Path, *packages: object) -> Path:
     """A virtual environment with `packages` and what they need; where its programs are."""
-    run([sys.executable, "-m", "venv", "--without-pip", folder], folder.parent)
+    run([sys.executable, "-m", "venv", folder], folder.parent)
     programs = folder / "bin"
-    pip = [sys.executable, "-m", "pip", "--python", programs / "python", "install", "--quiet"]
-    run([*pip, "--disable-pip-version-check", *packages], folder.parent)
+    pip = [programs / "python", "-m", "pip", "--disable-pip-version-check"]
+    run([*pip, "install", "--quiet", *packages], folder.parent)
     return programs
 
 
