@@ -383,6 +383,13 @@ def test_what_is_wrong_is_said_in_one_line(
     assert all(line.startswith(("usage:", " ")) for line in usage)
 
 
+@pytest.mark.parametrize("command", [CONSOLE_SCRIPT, MODULE], ids=["vento-wsgi", "module"])
+def test_the_command_line_itself_is_not_served(command: list[str], tmp_path: Path) -> None:
+    result = done([*command, "run", "__main__:app"], tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert "there is no module '__main__' in " in result.stderr
+
+
 def test_a_wrong_number_of_workers_in_the_environment_is_refused(project: Path) -> None:
     result = done([*MODULE, "run", "web:app"], project, WEB_CONCURRENCY="many")
     assert result.returncode == 2

@@ -26,7 +26,8 @@ def prepare(worker: Any) -> None:
         ours.setLevel(theirs.level)
     # a line for each stream costs as much as a short one: they are for who wants an access log
     access = logging.getLogger("vento_wsgi.access")
-    access.setLevel(logging.INFO if worker.cfg.accesslog else logging.WARNING)
+    if access.level == logging.NOTSET:
+        access.setLevel(logging.INFO if worker.cfg.accesslog else logging.WARNING)
     # gunicorn kills a worker at the moment at which the worker begins to end what still runs
     worker.cfg.set("graceful_timeout", max(0, worker.cfg.graceful_timeout - STOPPING))
     for warning in _warnings(worker):
