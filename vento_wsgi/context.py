@@ -73,7 +73,7 @@ class Context:
 
     @property
     def method(self) -> str:
-        """The request's method, in capitals."""
+        """The request's method, as it was sent: they are case-sensitive (RFC 9110, section 9.1)."""
         return str(self.environ["REQUEST_METHOD"])
 
     @property

@@ -40,7 +40,8 @@ __all__ = ["File", "Window", "answer", "offers_sendfile"]
 log = logging.getLogger(__name__)
 
 _SYNTAX = re.compile(
-    r"bytes=[ \t]*(\d+-\d*|-\d+)([ \t]*,[ \t]*(\d+-\d*|-\d+))*[ \t]*", re.IGNORECASE | re.ASCII
+    r"bytes=[ \t]*(\d+-\d*|-0*[1-9]\d*)([ \t]*,[ \t]*(\d+-\d*|-0*[1-9]\d*))*[ \t]*",
+    re.IGNORECASE | re.ASCII,
 )
 
 MAX_RANGES = 32

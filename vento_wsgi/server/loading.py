@@ -37,7 +37,10 @@ def check(target: str) -> None:
     """Raise AppNotFound if there is no such module. Imports nothing: that is for the worker."""
     module, _ = _split(target)
     top, *inner = module.split(".")
-    found = importlib.util.find_spec(top) if top else None
+    try:
+        found = importlib.util.find_spec(top) if top else None
+    except ValueError:  # __main__, when it is the command line itself
+        found = None
     for part in inner:
         if found is None or found.submodule_search_locations is None:
             break
