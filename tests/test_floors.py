@@ -65,7 +65,12 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
         "vento_wsgi.greenlets",
         "vento_wsgi.server",
     ),
-    "greenlet": ("vento_wsgi.broker", "vento_wsgi.greenlets", "vento_wsgi.server"),
+    "greenlet": (
+        "vento_wsgi.broker",
+        "vento_wsgi.connection",
+        "vento_wsgi.greenlets",
+        "vento_wsgi.server",
+    ),
     "redis": ("vento_wsgi.broker.redis",),
     "flask": ("vento_wsgi.contrib.flask",),
     "django": ("vento_wsgi.contrib.django",),

@@ -47,7 +47,6 @@ class Clock:
     """Asks its members every tick, for as long as there are any."""
 
     def __init__(self) -> None:
-        self.process = os.getpid()
         self.members: set[Member] = set()
         self.suspects: set[Watch] = set()
         self._ticking = self._beating = False
@@ -118,9 +117,17 @@ _clock: Clock | None = None
 def clock(*, cooperative: bool) -> Clock:
     """The clock of this process, made when first asked for."""
     global _clock
-    if _clock is None or _clock.process != os.getpid():
+    if _clock is None:
         _clock = _LoopClock() if cooperative else Clock()
     return _clock
+
+
+def _forget() -> None:
+    global _clock
+    _clock = None
+
+
+os.register_at_fork(after_in_child=_forget)  # timers and threads are the parent's
 
 
 class Watch:

@@ -11,8 +11,9 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from greenlet import getcurrent
+
 from .clock import Clock, Watch
-from .greenlets import current
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -33,7 +34,7 @@ class Connection:
     def __init__(self, sock: Any) -> None:
         self._socket = sock
         self._watch: Watch | None = None
-        self.writer: Any = current()
+        self.writer: Any = getcurrent()
         self.server: Any = None
 
     @classmethod

@@ -224,7 +224,9 @@ class Context:
 
 def _respond(body: object, status: int, headers: HeadersLike, default: str) -> Response:
     """A response whose content type is that of `headers`, or else the default."""
-    return Response(body, status, headers, None if "content-type" in Headers(headers) else default)
+    if headers is not None and "content-type" in (headers := Headers(headers)):
+        return Response(body, status, headers)
+    return Response(body, status, headers, default)
 
 
 def _below(root: str | os.PathLike[str], path: str) -> str:

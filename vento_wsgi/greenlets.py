@@ -18,14 +18,14 @@ from __future__ import annotations
 import contextvars
 from collections.abc import Callable, Iterator
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
+
+from gevent import get_hub
+from greenlet import getcurrent, greenlet
 
 from .pump import MAX_BUFFER
 
-if TYPE_CHECKING:
-    from greenlet import greenlet
-
-__all__ = ["Greenlets", "current"]
+__all__ = ["Greenlets"]
 
 MAX_SLICE = 0.010
 """Seconds that a source may run without giving the loop its turn: what a client can notice."""
@@ -40,6 +40,8 @@ class Greenlets:
     each: one chunk a take, as the source makes them.
     idle: called in the loop whenever the source waits and nothing is ready.
     """
+
+    tells_idle: ClassVar[bool] = True
 
     __slots__ = (
         "_blocked",
@@ -66,7 +68,7 @@ class Greenlets:
         self._chunks = chunks
         self._each = each
         self._idle = idle
-        self._hub: Any = _get_hub()
+        self._hub: Any = get_hub()
         self._context = contextvars.copy_context()
         self._source: Any = None  # from the first take() on
         self._over = False
@@ -102,7 +104,7 @@ class Greenlets:
         return b""
 
     def _wait(self) -> None:
-        self._writer = current()
+        self._writer = getcurrent()
         try:
             if self._held:
                 self._held = False
@@ -126,7 +128,7 @@ class Greenlets:
         self._stopped = True
         interrupts = self._source is not None and not self._over
         if interrupts:
-            self._writer = current()
+            self._writer = getcurrent()
             try:
                 self._source.throw(GeneratorExit)
                 while not self._over:  # its finally blocks may wait
@@ -203,10 +205,9 @@ def _source(hub: Any) -> Any:
 
     While it waits it holds nothing of the last one: neither pump nor context.
     """
-    from greenlet import greenlet
 
     def run() -> None:
-        me: Any = current()
+        me: Any = getcurrent()
         while True:
             back = me.pump.run()
             me.pump = me.gr_context = None
@@ -217,16 +218,3 @@ def _source(hub: Any) -> Any:
             back.switch()
 
     return greenlet(run, hub)
-
-
-def current() -> greenlet:
-    """The greenlet that runs."""
-    from greenlet import getcurrent
-
-    return getcurrent()
-
-
-def _get_hub() -> Any:
-    from gevent import get_hub
-
-    return get_hub()

@@ -12,7 +12,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 __all__ = ["MAX_BUFFER", "InPlace", "Pump", "Threads", "cooperative"]
 
@@ -34,7 +34,12 @@ def cooperative() -> bool:
 
 
 class Pump(Protocol):
-    """What a Stream takes its chunks from."""
+    """What a Stream takes its chunks from.
+
+    tells_idle: whether it says when the source waits and nothing is ready.
+    """
+
+    tells_idle: ClassVar[bool]
 
     @property
     def exhausted(self) -> bool:
@@ -55,6 +60,8 @@ class InPlace:
 
     __slots__ = ("exhausted", "take")
 
+    tells_idle: ClassVar[bool] = False
+
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self.take = chunks.__next__
         self.exhausted = False
@@ -72,6 +79,8 @@ class Threads:
     A thread that waits cannot be interrupted: the source is closed when it makes its next
     chunk. each: one chunk a take.
     """
+
+    tells_idle: ClassVar[bool] = False
 
     def __init__(self, chunks: Iterator[bytes], *, each: bool = False) -> None:
         self._chunks = chunks

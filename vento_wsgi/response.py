@@ -32,6 +32,8 @@ EVENT_STREAM = "text/event-stream"
 _FIELDS = re.compile(r"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [\t\x20-\x7e\x80-\xff]*(?:\n|\Z))*")
 """Field lines as RFC 9110, section 5, has them."""
 
+_LOCATIONS = ("location", "content-location")
+
 _THE_SERVERS = frozenset(
     (
         *("connection", "keep-alive", "proxy-connection", "te", "trailer", "trailers"),
@@ -146,7 +148,9 @@ class Response(WerkzeugResponse):
             )
         elif self._file is not None:
             self._sent = files.Window(self._file, 0, self._file.size, self.close)
-        headers = self.get_wsgi_headers(environ)
+        headers = self.headers
+        if not isinstance(self.response, bodies.Chunks) or self._is_special():
+            headers = self.get_wsgi_headers(environ)
         if not self._has_content():
             headers.pop("Content-Type", None)
         fields = [field for field in headers if field[0].lower() not in _THE_SERVERS]
@@ -157,6 +161,12 @@ class Response(WerkzeugResponse):
             )
             raise ValueError(f"the header {wrong!r} cannot be sent: its name or value is not legal")
         return self.get_app_iter(environ), self.status, fields
+
+    def _is_special(self) -> bool:
+        """Whether werkzeug has something to say about the headers of a stream."""
+        return not self._has_content() or any(
+            name.lower() in _LOCATIONS for name, _ in self.headers
+        )
 
     def _has_content(self) -> bool:
         return self.status_code >= 200 and self.status_code not in (204, 304)
@@ -183,6 +193,12 @@ class Response(WerkzeugResponse):
             return False
         return files.offers_sendfile(environ, file)
 
+    def _length(self) -> int | None:
+        for name, value in self.headers:
+            if name.lower() == "content-length":
+                return int(value)
+        return None
+
     def _no_body(self) -> _NoBody:
         body = _NoBody()
         body.close = self.close
@@ -194,7 +210,7 @@ class Response(WerkzeugResponse):
             self.close,
             environ,
             event_stream=self.event_stream,
-            length=self.content_length,
+            length=self._length(),
             waits=self._file is None,
             policies=self.policies,
         )

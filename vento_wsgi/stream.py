@@ -34,14 +34,14 @@ from typing import TYPE_CHECKING, Any
 
 from . import sse
 from .clock import Clock, clock
-from .connection import Connection
 from .exceptions import StreamAborted
-from .greenlets import Greenlets
 from .policies import DEFAULT, CloseReason, Ending, Policies
 from .pump import InPlace, Pump, Threads, cooperative
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
+
+    from .connection import Connection
 
 __all__ = ["DRAIN", "ROUTE", "Stream"]
 
@@ -111,12 +111,19 @@ class Stream(Iterator[bytes]):
         self.reason: CloseReason | None = None
         self._pump: Pump
         together = cooperative()
-        self.connection = Connection.of(environ) if together else None
+        self.connection: Connection | None = None
         asked = bool(policies.heartbeat or policies.deadline)
+        each = policies.flush == "each"
+        if together:
+            from .connection import Connection
+
+            self.connection = Connection.of(environ)
         if waits and together:
-            self._pump = Greenlets(chunks, idle=self._idle, each=policies.flush == "each")
+            from .greenlets import Greenlets
+
+            self._pump = Greenlets(chunks, idle=self._idle, each=each)
         elif waits and asked:
-            self._pump = Threads(chunks, each=policies.flush == "each")
+            self._pump = Threads(chunks, each=each)
         else:
             self._pump = InPlace(chunks)
         if together or asked:
@@ -159,7 +166,7 @@ class Stream(Iterator[bytes]):
         return piece
 
     def _take(self) -> bytes:
-        if not self._opened and not isinstance(self._pump, Greenlets):
+        if not self._opened and not self._pump.tells_idle:
             self._opened = True
             return self._opening
         while True:
