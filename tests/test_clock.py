@@ -1,7 +1,6 @@
 """The clock asks all its members, and stops when there are none; a watch tells who has left."""
 
 import logging
-import os
 import select
 import socket
 import struct
@@ -198,19 +197,32 @@ def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_clock", None)
 
 
-@pytest.mark.usefixtures("forgotten")
+FORKS = """
+import os, sys
+from vento_wsgi.clock import clock
+
+cooperative = sys.argv[1] == "True"
+first = clock(cooperative=cooperative)
+assert clock(cooperative=cooperative) is first
+first.members.add(None)
+child = os.fork()
+if child == 0:
+    second = clock(cooperative=cooperative)
+    os._exit(0 if second is not first and not second.members else 1)
+assert os.waitpid(child, 0)[1] == 0
+assert clock(cooperative=cooperative) is first
+"""
+
+
 @pytest.mark.parametrize("cooperative", [False, True])
 def test_a_process_has_one_clock_and_its_child_another(cooperative: bool) -> None:
-    first = clock(cooperative=cooperative)
-    assert clock(cooperative=cooperative) is first
-    assert isinstance(first, _LoopClock) is cooperative
-    first.members.add(Member())
-    child = os.fork()
-    if child == 0:
-        second = clock(cooperative=cooperative)
-        os._exit(0 if second is not first and not second.members else 1)
-    assert os.waitpid(child, 0)[1] == 0
-    assert clock(cooperative=cooperative) is first
+    subprocess.run([sys.executable, "-c", FORKS, str(cooperative)], check=True)
+
+
+@pytest.mark.usefixtures("forgotten")
+@pytest.mark.parametrize("cooperative", [False, True])
+def test_a_clock_is_of_the_kind_that_was_asked_for(cooperative: bool) -> None:
+    assert isinstance(clock(cooperative=cooperative), _LoopClock) is cooperative
 
 
 def test_importing_the_package_starts_nothing() -> None:
