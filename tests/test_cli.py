@@ -265,6 +265,13 @@ def test_reload_serves_the_code_as_it_is_now(project: Path) -> None:
         rewritten(project / "web.py", server, "one", "another")
 
 
+def test_an_application_in_folders_that_are_no_packages_is_found(tmp_path: Path) -> None:
+    (tmp_path / "sites" / "one").mkdir(parents=True)
+    (tmp_path / "sites" / "one" / "web.py").write_text(APP)
+    with started([*MODULE, "run", "sites.one.web:app", "--port", "0"], tmp_path) as server:
+        assert '"module":"sites.one.web"' in server.get("/about")
+
+
 def test_a_package_is_imported_by_the_worker_alone(tmp_path: Path) -> None:
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "__init__.py").write_text("from .web import app")

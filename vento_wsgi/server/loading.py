@@ -39,12 +39,14 @@ def check(target: str) -> None:
     top, *inner = module.split(".")
     try:
         found = importlib.util.find_spec(top) if top else None
+        for part in inner:
+            if found is None or found.submodule_search_locations is None:
+                break
+            found = PathFinder.find_spec(f"{found.name}.{part}", found.submodule_search_locations)
     except ValueError:  # __main__, when it is the command line itself
         found = None
-    for part in inner:
-        if found is None or found.submodule_search_locations is None:
-            break
-        found = PathFinder.find_spec(f"{found.name}.{part}", found.submodule_search_locations)
+    except KeyError:  # folders without __init__.py within one another: only an import can tell
+        return
     if found is None or found.name != module:
         raise _no_module(module)
 
