@@ -523,6 +523,21 @@ def come_and_vanish(server: Server, number: int, *, reset: bool) -> None:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
+@of_each_kind
+def test_streams_that_end_by_themselves_leave_nothing(server: Server, kind: str) -> None:
+    with server.connect() as raw:
+
+        def ask(times: int) -> Counter[str]:
+            for _ in range(times):
+                raw.request("GET", target("/brief", type=kind))
+                assert raw.read_all().data.endswith(FIRST + FIRST)
+            return server.census()
+
+        before = ask(1)
+        left = ask(50) - before  # the connection is open, so nothing goes with it
+        eventually(lambda: not left or not server.census() - before, explain=lambda: str(left))
+
+
 def test_a_client_that_leaves_before_the_headers_leaves_nothing(
     server: Server, gate: Gate, name: str
 ) -> None:
@@ -639,7 +654,7 @@ def test_a_source_that_never_waits_has_a_deadline_too(server: Server, name: str)
     [
         pytest.param("/endless?size=1024", id="for good"),
         pytest.param("/endless?size=1024&deadline=0.1", id="past the deadline"),
-        pytest.param("/large?size=33554432", id="in the last piece"),
+        pytest.param("/large?size=33554432", id="in the only chunk"),
     ],
 )
 def test_a_client_that_stops_reading_is_reset(server: Server, name: str, path: str) -> None:
@@ -647,6 +662,22 @@ def test_a_client_that_stops_reading_is_reset(server: Server, name: str, path: s
         assert server.ending(name)["reason"] == "stalled"
         assert is_reset(raw)
     assert len(server.notes(name)["left"]) == 1
+
+
+def test_a_client_that_stops_reading_in_the_last_piece_is_reset_too(
+    server: Server, name: str
+) -> None:
+    path = target("/large", size=60_000, name=name, send_timeout=0.5)
+    with slow(server, path) as raw:
+        for _ in range(200):  # behind one another: more than the kernel keeps
+            raw.ask("GET", path)
+
+        def reasons() -> list[str]:
+            return [ending["reason"] for ending in server.notes(name)["endings"]]
+
+        eventually(lambda: "stalled" in reasons())
+        assert set(reasons()[:-1]) == {"exhausted"}
+        assert is_reset(raw)
 
 
 @on_stream_worker

@@ -334,7 +334,7 @@ def test_threads_keep_order_and_lose_nothing(each: bool, schedule: Schedule) -> 
     source = run.serve(make)
     waker.join()
     if (thread := pumps[0]._thread) is not None:
-        thread.join()
+        thread.join(10)
     run.check(source, each=each)
 
 
@@ -348,6 +348,20 @@ def test_what_is_ready_together_is_taken_together() -> None:
         yield from (b"d", b"e", b"f")
 
     assert server(lambda: all_of(beside(items()))) == [b"abc", b"d", b"ef"]
+
+
+def test_what_is_ready_together_after_a_send_that_had_to_wait_is_taken_together() -> None:
+    def items() -> Iterator[bytes]:
+        yield bytes(MAX_BUFFER)
+        yield from (b"a", b"b", b"c")
+
+    def serve() -> list[bytes]:
+        pump = beside(items())
+        pump.take()
+        gevent.sleep(0.001)
+        return all_of(pump)
+
+    assert server(serve) == [b"abc"]
 
 
 def test_each_chunk_is_taken_by_itself_where_that_is_wanted() -> None:
@@ -523,10 +537,10 @@ def test_a_wait_that_is_woken_gives_nothing_and_loses_nothing(make: Make) -> Non
         gevent.spawn(wake)
         assert server(serve) == [b"a"]
     else:
-        waker = threading.Thread(target=wake)
+        waker = threading.Thread(target=wake, daemon=True)
         waker.start()
         assert serve() == [b"a"]
-        waker.join()
+        waker.join(10)
     pump.wake()  # nobody waits: nothing happens
     pump.stop(nothing)
 

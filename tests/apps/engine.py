@@ -187,6 +187,18 @@ def large(ctx: Context) -> Response:
     return respond(ctx, chunk())
 
 
+@router.get("/brief")
+def brief(ctx: Context) -> Response:
+    """Two chunks, and a wait between them."""
+
+    def chunks() -> Iterator[bytes]:
+        yield FIRST
+        time.sleep(PAUSE)
+        yield FIRST
+
+    return respond(ctx, chunks())
+
+
 @router.get("/fail")
 def fail(ctx: Context) -> Response:
     def chunks() -> Iterator[bytes]:
