@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +38,7 @@ WINDOW = 1.0  # seconds
 GRACE = 30  # seconds
 PATIENCE = 20.0  # seconds: well below GRACE
 OPENING, FIRST = b":\n\n", b"data: first\n\n"
+PART = b"GET /hello HTTP/1.1\r\nHo"
 DOWNLOAD = 8 * MB  # more than the kernel keeps for a client that does not read
 
 
@@ -205,7 +207,7 @@ def go_through(seen: Seen, running: Running, crowd: Crowd, gate: Gate) -> None:
         seen.exports.append(crowd.come(listens=False, buffer=65536).ask(export.format(number)))
     seen.idle = [crowd.come().ask("/hello") for _ in range(5)]
     seen.fresh = [crowd.come() for _ in range(3)]
-    seen.begun = [crowd.come(), crowd.come().ask("/hello")]
+    seen.begun = [crowd.come() for _ in range(3)]
     stalled = f"/endless?size=1024&send_timeout=1&{events}"
     seen.one = {
         "halves": crowd.come().ask(f"/halves?gate={gate.port}&{events}"),
@@ -221,13 +223,17 @@ def go_through(seen: Seen, running: Running, crowd: Crowd, gate: Gate) -> None:
         crowd.read_until(
             lambda: (
                 all(stream.has(FIRST) for stream in seen.streams)
-                and all(client.has(b"hello") for client in [*seen.idle, seen.begun[1]])
+                and all(client.has(b"hello") for client in seen.idle)
                 and seen.one["halves"].has(b"data: one")
                 and seen.one["polls"].has(b"False")
             )
         )
-        for client in seen.begun:
-            client.sock.sendall(b"GET /hello HTTP/1.1\r\nHo")
+        seen.begun[0].sock.sendall(PART)
+        seen.begun[1].sock.sendall(b"GET /hello HTTP/1.1\r\nHost: test\r\n\r\n" + PART)
+        seen.begun[2].ask("/hello")
+        crowd.read_until(partial(seen.begun[2].has, b"hello"))
+        seen.begun[2].sock.sendall(PART)
+        crowd.read_until(partial(seen.begun[1].has, b"hello"))
         for client in [*seen.files, *seen.exports]:
             client.receive()
 
@@ -342,10 +348,10 @@ def test_a_connection_that_waits_for_a_request_is_closed(seen: Seen) -> None:
 
 
 def test_a_request_of_which_a_part_has_come_is_answered(seen: Seen) -> None:
-    first, second = (bytes(client.data) for client in seen.begun)
+    first, *others = (bytes(client.data) for client in seen.begun)
     assert first.count(b"HTTP/1.1 200 OK\r\n") == 1
-    assert second.count(b"HTTP/1.1 200 OK\r\n") == 2
-    for data in (first, second):
+    assert [other.count(b"HTTP/1.1 200 OK\r\n") for other in others] == [2] * len(others)
+    for data in (first, *others):
         assert b"\r\nConnection: close\r\n" in data
         assert data.endswith(b"\r\n\r\nhello")
 

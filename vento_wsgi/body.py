@@ -98,23 +98,25 @@ class Chunks(Iterator[bytes]):
     empty chunks are left out. ``close()`` closes the body's iterator and the body itself, once.
     """
 
-    __slots__ = ("_body", "_closed", "_encode", "_iterator")
+    __slots__ = ("_body", "_chunks", "_closed", "_encode", "_iterator")
 
     def __init__(self, body: Iterable[Any] | Any, encode: Callable[[Any], bytes] = encode) -> None:
         check(body)
         self._body = body
         self._encode = encode
         self._iterator: Iterator[Any] | None = None
+        self._chunks: Iterator[bytes] | None = None
         self._closed = False
 
-    def __next__(self) -> bytes:
-        if self._iterator is None:
+    def __iter__(self) -> Iterator[bytes]:
+        # what it returns has no frame of ours between two chunks
+        if self._chunks is None:
             self._iterator = _items(self._body)
-        for item in self._iterator:
-            chunk = self._encode(item)
-            if chunk:
-                return chunk
-        raise StopIteration
+            self._chunks = filter(None, map(self._encode, self._iterator))
+        return self._chunks
+
+    def __next__(self) -> bytes:
+        return next(iter(self))
 
     def close(self) -> None:
         """Close the iterator, if there is one, and the body; further calls do nothing."""
@@ -122,7 +124,7 @@ class Chunks(Iterator[bytes]):
             return
         self._closed = True
         body, iterator = self._body, self._iterator
-        self._iterator = iter(())
+        self._iterator = self._chunks = iter(())
         try:
             if iterator is not None and iterator is not body and hasattr(iterator, "close"):
                 iterator.close()

@@ -53,11 +53,12 @@ class Clock:
         self._lock = threading.Lock()
 
     def add(self, member: Member) -> None:
-        with self._lock:
-            self.members.add(member)
-            starts, self._ticking = not self._ticking, True
-        if starts:
-            self._run(TICK, self._tick)
+        self.members.add(member)
+        if not self._ticking:
+            with self._lock:
+                starts, self._ticking = not self._ticking, True
+            if starts:
+                self._run(TICK, self._tick)
 
     def suspect(self, watch: Watch) -> None:
         """Ask `watch` every beat until it is taken out of the suspects."""
@@ -71,6 +72,7 @@ class Clock:
         for member in tuple(self.members):
             _ask(member.tick, now)
         with self._lock:
+            self._ticking = False  # first: who is added from here on sees it, or is seen
             self._ticking = bool(self.members)
         return self._ticking
 

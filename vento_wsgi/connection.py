@@ -79,3 +79,4 @@ class Connection:
         """Stop watching."""
         if self._watch is not None:
             self._watch.close()
+            self._watch = None

@@ -47,11 +47,11 @@ class Greenlets:
         "_blocked",
         "_chunks",
         "_context",
-        "_each",
         "_error",
         "_held",
         "_hub",
         "_idle",
+        "_most",
         "_over",
         "_parked",
         "_ready",
@@ -63,11 +63,11 @@ class Greenlets:
     )
 
     def __init__(
-        self, chunks: Iterator[bytes], *, idle: Callable[[], object], each: bool = False
+        self, chunks: Iterator[bytes], idle: Callable[[], object], each: bool = False
     ) -> None:
-        self._chunks = chunks
-        self._each = each
-        self._idle = idle
+        self._chunks: Any = chunks
+        self._most = 0 if each else MAX_BUFFER
+        self._idle: Any = idle
         self._hub: Any = get_hub()
         self._context = contextvars.copy_context()
         self._source: Any = None  # from the first take() on
@@ -137,6 +137,7 @@ class Greenlets:
                 self._writer = None
         self._ready.clear()
         error, self._error = self._error, None
+        self._idle = self._chunks = None  # which lead back to whom this belongs
         try:
             if self._source is None:
                 close()
@@ -166,16 +167,17 @@ class Greenlets:
 
     def run(self) -> greenlet:
         """Run the source to its end; the greenlet to go on with."""
+        append = self._ready.append
         try:
             for chunk in self._chunks:
                 if self._stopped:
                     break
-                self._ready.append(chunk)
+                append(chunk)
                 self._size += len(chunk)
                 if self._parked:
                     self._turn = perf_counter()
                     self._hold()
-                elif self._each or self._size >= MAX_BUFFER:
+                elif self._size >= self._most:
                     self._hold()
                 elif perf_counter() - self._turn > MAX_SLICE:
                     self._hold() if self._writer is not None else self._give_turn()

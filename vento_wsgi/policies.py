@@ -81,6 +81,11 @@ class Policies:
         else:
             _seconds("heartbeat", self.heartbeat)
 
+    @property
+    def told(self) -> bool:
+        """Whether anybody is told how a stream ends."""
+        return self.on_end is not None or access.isEnabledFor(logging.INFO)
+
     def tell(self, route: str, ending: Ending) -> None:
         """Say how a stream of `route` ended: to the access log, and to on_end."""
         access.info(

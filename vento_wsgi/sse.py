@@ -151,6 +151,8 @@ class Event:
 
 def encode(item: object) -> bytes:
     """An item of an event stream as bytes: an Event as its block, text and bytes as they are."""
+    if isinstance(item, bytes):
+        return item
     return item.encode() if isinstance(item, Event) else encode_item(item)
 
 

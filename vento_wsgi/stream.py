@@ -30,7 +30,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import sse
 from .clock import Clock, clock
@@ -74,6 +74,23 @@ class Stream(Iterator[bytes]):
     `reason` is why it ended. `last` says of the piece given last that the body is whole with it.
     """
 
+    connection: Connection | None = None
+    last = False
+    reason: CloseReason | None = None
+
+    _boundary: sse.Boundary | None = None  # of blocks, where something may be said between them
+    _clock: Clock | None = None
+    _due: bytes | None = None
+    _freed = _told = False
+    _opened = False
+    _opening = b""
+    _pieces = 0
+    _probing = False
+    _rest: bytes | memoryview = b""
+    _sending = False
+    _sent = 0
+    _verdict: CloseReason | None = None
+
     def __init__(
         self,
         chunks: Iterator[bytes],
@@ -92,28 +109,11 @@ class Stream(Iterator[bytes]):
         self._left = length
         self._policies = policies
         self._route: str = environ.get(ROUTE) or _path(environ)
-        self._verdict: CloseReason | None = None
-        self._due: bytes | None = None
-        self._probing = False
-        self._clock: Clock | None = None
-        self._drain: Any = environ.get(DRAIN)
-        self._comments = event_stream and length is None
-        self._opening = sse.OPENING if self._comments else b""
-        self._boundary = sse.Boundary()
-        self._opened = False
-        self._sent = 0
-        self._pieces = 0
+        if event_stream and length is None:
+            self._opening, self._boundary = sse.OPENING, sse.Boundary()
         self._start = self._moved = time.monotonic()
-        self._sending = False
-        self._rest = memoryview(b"")
-        self._freed = self._told = False
-        self.last = False
-        self.reason: CloseReason | None = None
         self._pump: Pump
         together = cooperative()
-        self.connection: Connection | None = None
-        asked = bool(policies.heartbeat or policies.deadline)
-        each = policies.flush == "each"
         if together:
             from .connection import Connection
 
@@ -121,14 +121,15 @@ class Stream(Iterator[bytes]):
         if waits and together:
             from .greenlets import Greenlets
 
-            self._pump = Greenlets(chunks, idle=self._idle, each=each)
-        elif waits and asked:
-            self._pump = Threads(chunks, each=each)
+            self._pump = Greenlets(chunks, self._idle, policies.flush == "each")
+        elif waits and (policies.heartbeat or policies.deadline):
+            self._pump = Threads(chunks, each=policies.flush == "each")
         else:
             self._pump = InPlace(chunks)
-        if together or asked:
+        if together or policies.heartbeat or policies.deadline:
             self._clock = clock(cooperative=together)
             self._clock.add(self)
+        self._drain = environ.get(DRAIN)
         if self._drain is not None:
             self._drain.add(self)
 
@@ -154,7 +155,8 @@ class Stream(Iterator[bytes]):
         if piece:
             self._sent += len(piece)
             self._pieces += 1
-            self._boundary.pass_over(piece)
+            if self._boundary is not None:
+                self._boundary.pass_over(piece)
         if not self._rest and not self._left:
             if self.reason is None and self._pump.exhausted:
                 self.last = True
@@ -210,7 +212,7 @@ class Stream(Iterator[bytes]):
 
     def _between_blocks(self) -> bool:
         """Whether something may be said in an event stream: not within a block of raw text."""
-        return self._comments and self._boundary.reached
+        return self._boundary is not None and self._boundary.reached
 
     def _exhausted(self) -> bytes:
         if self._left:
@@ -331,8 +333,10 @@ class Stream(Iterator[bytes]):
             self.connection.close()
         if self._drain is not None:
             self._drain.discard(self)
-        duration = time.monotonic() - self._start
-        self._policies.tell(self._route, Ending(self.reason, self._sent, self._pieces, duration))
+        if self._policies.told:
+            duration = time.monotonic() - self._start
+            ending = Ending(self.reason, self._sent, self._pieces, duration)
+            self._policies.tell(self._route, ending)
 
 
 def _path(environ: WSGIEnvironment) -> str:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterable
+from email.utils import formatdate
 from typing import Any
 
 from gevent.socket import wait_write
@@ -92,9 +94,15 @@ class Wire(Response):
                 self.sock.sendall(memoryview(data)[sent:])
 
     def _head(self) -> bytes:
-        lines = self.default_headers()
+        major, minor = self.req.version or (1, 1)
+        connection = "upgrade" if self.upgrade else "close" if self.should_close() else "keep-alive"
+        lines = [f"HTTP/{major}.{minor} {self.status}\r\n", f"Server: {self.version}\r\n"]
+        lines += [f"Date: {_date()}\r\n", f"Connection: {connection}\r\n"]
+        if self.chunked:
+            lines.append("Transfer-Encoding: chunked\r\n")
         lines += [f"{name}: {value}\r\n" for name, value in self.headers]
-        return ("".join(lines) + "\r\n").encode("latin-1")
+        lines.append("\r\n")
+        return "".join(lines).encode("latin-1")
 
     def sendfile(self, body: Any) -> bool:
         length = self.response_length
@@ -121,3 +129,15 @@ class Wire(Response):
             offset += sent
             self.sent += sent
         return True
+
+
+_dated = 0, ""
+
+
+def _date() -> str:
+    """The Date of now (RFC 9110, section 6.6.1), made once a second."""
+    global _dated
+    now = int(time.time())
+    if _dated[0] != now:
+        _dated = now, formatdate(now, usegmt=True)
+    return _dated[1]

@@ -10,17 +10,19 @@ that stops ends those that wait between two requests.
 
 from __future__ import annotations
 
+import errno
+import math
 import os
 import select
 import socket
 import ssl
-import struct
 import time
 from datetime import datetime
 from typing import Any
 
 from gevent import GreenletExit, get_hub, getcurrent
 from gevent.monkey import get_original
+from gunicorn import util
 from gunicorn.http import wsgi
 from gunicorn.http.errors import NoMoreData
 from gunicorn.workers.ggevent import GeventWorker
@@ -29,6 +31,7 @@ from ..clock import clock
 from ..stream import DRAIN
 from .boot import prepare
 from .drain import Drain
+from .reading import Parser, Reader, Settings
 from .watchdog import Watchdog
 from .wire import Wire
 
@@ -47,38 +50,9 @@ DRAIN_WINDOW = 3.0
 _CONNECTION_ERRORS = (BrokenPipeError, ConnectionResetError, NoMoreData, ssl.SSLError)
 """What reading from and writing to a client that leaves raises; gunicorn knows what to do."""
 
-_LAST_DATA_RECEIVED = 52
-"""Where struct tcp_info of Linux has tcpi_last_data_recv."""
-
 
 class _Idle(BaseException):
     """Thrown into a greenlet whose connection waits for a request, to close it."""
-
-
-class _Waiting:
-    """The time in which a connection waits for its next request."""
-
-    __slots__ = ("_idle",)
-
-    def __init__(self, idle: dict[Any, float]) -> None:
-        self._idle = idle
-
-    def __enter__(self) -> None:
-        self._idle[getcurrent()] = time.monotonic()
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
-        self._idle.pop(getcurrent(), None)
-        return kind is _Idle
-
-
-def _received_since(sock: Any, since: float) -> bool:
-    """Whether data came after `since`, by the kernel's account: the beginning of a request."""
-    try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
-    except OSError:  # a Unix socket
-        return False
-    (milliseconds,) = struct.unpack_from("I", info, _LAST_DATA_RECEIVED)
-    return bool(time.monotonic() - milliseconds / 1000 > since + 0.01)
 
 
 class StreamWorker(GeventWorker):
@@ -87,10 +61,9 @@ class StreamWorker(GeventWorker):
     def __init__(self, *args: Any, **options: Any) -> None:
         self._alive = True
         self._drain = Drain(float(os.environ.get("VENTO_DRAIN_WINDOW", DRAIN_WINDOW)))
-        self._idle: dict[Any, float] = {}
-        self._sockets: dict[Any, Any] = {}
-        self._kept: set[Any] = set()
+        self._idle: dict[Any, Reader] = {}
         super().__init__(*args, **options)
+        self.cfg = Settings(self.cfg)
 
     @property
     def alive(self) -> bool:
@@ -112,14 +85,13 @@ class StreamWorker(GeventWorker):
     def _close_idle(self, before: float) -> None:
         """Close connections that wait between two requests, or are open since `before` unused."""
         poll = get_original("select", "poll")()
-        for greenlet, since in tuple(self._idle.items()):
-            sock = self._sockets.get(greenlet)
-            if sock is None or (greenlet not in self._kept and since > before):
+        for greenlet, reader in tuple(self._idle.items()):
+            if reader.begun or not (reader.kept or reader.since <= before):
                 continue
-            poll.register(sock, select.POLLIN)
+            poll.register(reader.sock, select.POLLIN)
             arrived = poll.poll(0)
-            poll.unregister(sock)
-            if not arrived and not _received_since(sock, since):
+            poll.unregister(reader.sock)
+            if not arrived:
                 greenlet.throw(_Idle)
 
     def load_wsgi(self) -> None:
@@ -135,25 +107,57 @@ class StreamWorker(GeventWorker):
 
     def tick(self, now: float) -> None:
         """Called by the clock: close connections that have been idle for too long."""
-        longest = self.cfg.keepalive
-        for greenlet, since in tuple(self._idle.items()):
-            if now - since <= longest:
+        longest = self.cfg.keepalive or math.inf
+        for greenlet, reader in tuple(self._idle.items()):
+            if now - reader.since <= longest:
                 break  # they are in the order in which they began to wait
             greenlet.throw(_Idle)
         if self._drain.draining:
             self._close_idle(now - SETTLED)
 
-    def timeout_ctx(self) -> _Waiting:  # type: ignore[override]
-        return _Waiting(self._idle)
-
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
-        greenlet = getcurrent()
-        self._sockets[greenlet] = client
-        try:
+        if "h2" in self.cfg.http_protocols:
             super().handle(listener, client, addr)
+            return
+        client.setblocking(1)
+        req: Any = None
+        try:
+            if isinstance(client, ssl.SSLSocket) and not self.cfg.do_handshake_on_connect:
+                client.do_handshake()
+            parser = Parser(self.cfg, client, addr)
+            listener_name = listener.getsockname()
+            proxy_protocol_info: Any = {}
+            while True:
+                req = None
+                req = self._next(parser)
+                if req.proxy_protocol_info:
+                    proxy_protocol_info = req.proxy_protocol_info
+                else:
+                    req.proxy_protocol_info = proxy_protocol_info
+                self.handle_request(listener_name, req, client, addr)
+        except (_Idle, StopIteration, NoMoreData) as reason:
+            self.log.debug("Closing connection. %r", reason)
+        except ssl.SSLError as error:
+            if error.args[0] != ssl.SSL_ERROR_EOF:
+                self.handle_error(req, client, addr, error)
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
+                self.log.exception("Socket error processing request.")
+        except BaseException as error:
+            self.handle_error(req, client, addr, error)
         finally:
-            del self._sockets[greenlet]
-            self._kept.discard(greenlet)
+            util.close(client)
+
+    def _next(self, parser: Parser) -> Any:
+        """The next request of a connection. Raises StopIteration when there will be none."""
+        greenlet, reader = getcurrent(), parser.unreader
+        reader.await_request()
+        self._idle[greenlet] = reader
+        try:
+            return parser.__next__()
+        finally:
+            del self._idle[greenlet]
+            reader.kept = True
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
         try:
@@ -195,7 +199,6 @@ class StreamWorker(GeventWorker):
                     body.close()
             if response.should_close() or not self.alive:
                 raise StopIteration
-            self._kept.add(getcurrent())
         except (StopIteration, GreenletExit, *_CONNECTION_ERRORS):
             raise
         except OSError as error:
