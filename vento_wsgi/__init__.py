@@ -1,10 +1,12 @@
 """Streams over WSGI: a handler returns a generator, the client gets it as it comes."""
 
 from .app import App, create_app
+from .broker import Broker, Lagged, Subscription
 from .context import Context
 from .exceptions import (
     AppNotFound,
     BodyError,
+    BrokerError,
     EventError,
     RouteError,
     StreamAborted,
@@ -22,16 +24,20 @@ __all__ = [
     "App",
     "AppNotFound",
     "BodyError",
+    "Broker",
+    "BrokerError",
     "CloseReason",
     "Context",
     "Ending",
     "Event",
     "EventError",
+    "Lagged",
     "Request",
     "Response",
     "RouteError",
     "Router",
     "StreamAborted",
+    "Subscription",
     "VentoError",
     "create_app",
     "create_router",

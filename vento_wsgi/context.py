@@ -18,6 +18,7 @@ from werkzeug.urls import iri_to_uri
 from werkzeug.utils import cached_property
 
 from . import sse
+from .broker.subscription import Subscription
 from .policies import Policies
 from .request import Request
 from .response import EVENT_STREAM, Response
@@ -156,9 +157,11 @@ class Context:
         """A response that sends each of `events` to an EventSource.
 
         An item that is not an Event becomes the data of one: text as it is, the rest as JSON.
+        Of a subscription each has its id, and a client that comes back goes on from there.
         policies: those of ``stream``.
         """
-        return self.stream(sse.sse(events), EVENT_STREAM, headers=headers, **policies)
+        body = events if isinstance(events, Subscription) else sse.sse(events)
+        return self.stream(body, EVENT_STREAM, headers=headers, **policies)
 
     def json(self, data: Any, status: int = 200, headers: HeadersLike = None) -> Response:
         """A response with `data` as JSON (RFC 8259). Raises TypeError or ValueError."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,12 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 
 from . import body as bodies
 from . import files, sse
-from .exceptions import StreamAborted
+from .broker.feed import Feed
+from .broker.subscription import Subscription
+from .exceptions import BodyError, StreamAborted
 from .policies import DEFAULT, Policies
 from .pump import cooperative
-from .stream import DRAIN, Stream
+from .stream import DRAIN, PARK, Stream
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -65,6 +68,7 @@ class Response(WerkzeugResponse):
     policies = DEFAULT
     """What its stream is promised; ``ctx.stream`` sets them."""
 
+    _subscription: Subscription | None = None
     _file: files.File | None = None
     _sent: files.Window | Iterator[bytes] | None = None
     _closed = False
@@ -84,6 +88,10 @@ class Response(WerkzeugResponse):
             self.headers.setdefault("X-Accel-Buffering", "no")
             if isinstance(body, sse.Event):
                 body = body.encode()
+        if isinstance(body, Subscription):
+            if not self.event_stream:
+                raise BodyError("a subscription is an event stream: use ctx.sse(…)")
+            self._subscription, body = body, body.blocks()
         if isinstance(body, (bytearray, memoryview)):
             body = bytes(body)
         if isinstance(body, (str, bytes)):
@@ -175,6 +183,9 @@ class Response(WerkzeugResponse):
         if environ["REQUEST_METHOD"] == "HEAD" or not self._has_content():
             return self._no_body()
         if isinstance(self.response, bodies.Chunks):
+            if self._subscription is not None and PARK in environ:
+                stream = partial(self._stream, environ, self.response)
+                return Feed(self._subscription, stream, self.close, environ, self.policies)
             return self._stream(environ, self.response)
         if self._file is None:
             return super().get_app_iter(environ)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from .connection import Connection
 
-__all__ = ["DRAIN", "ROUTE", "Stream"]
+__all__ = ["DRAIN", "PARK", "ROUTE", "Stream", "route"]
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,9 @@ ROUTE = "vento_wsgi.route"
 
 DRAIN = "vento_wsgi.drain"
 """The environ key of the worker's drain, where the server has one."""
+
+PARK = "vento_wsgi.park"
+"""The environ key that is there where the server can park the socket of a subscription."""
 
 MAX_PIECE = 256 * 1024
 """Bytes given to the server at a time: what a client must take within its send_timeout."""
@@ -108,7 +111,7 @@ class Stream(Iterator[bytes]):
         self._event_stream = event_stream
         self._left = length
         self._policies = policies
-        self._route: str = environ.get(ROUTE) or _path(environ)
+        self._route = route(environ)
         if event_stream and length is None:
             self._opening, self._boundary = sse.OPENING, sse.Boundary()
         self._start = self._moved = time.monotonic()
@@ -339,5 +342,7 @@ class Stream(Iterator[bytes]):
             self._policies.tell(self._route, ending)
 
 
-def _path(environ: WSGIEnvironment) -> str:
-    return f"{environ['REQUEST_METHOD']} {environ.get('PATH_INFO', '')}"
+def route(environ: WSGIEnvironment) -> str:
+    """What a stream is called in the log: its route, else its path."""
+    known: str | None = environ.get(ROUTE)
+    return known or f"{environ['REQUEST_METHOD']} {environ.get('PATH_INFO', '')}"

@@ -16,21 +16,25 @@ import os
 import select
 import socket
 import ssl
+import sys
 import time
 from datetime import datetime
 from typing import Any
 
+import gevent
 from gevent import GreenletExit, get_hub, getcurrent
 from gevent.monkey import get_original
 from gunicorn import util
+from gunicorn.config import PostRequest
 from gunicorn.http import wsgi
 from gunicorn.http.errors import NoMoreData
 from gunicorn.workers.ggevent import GeventWorker
 
+from ..broker.feed import Feed
 from ..clock import clock
-from ..stream import DRAIN
+from ..stream import DRAIN, PARK
 from .boot import prepare
-from .drain import Drain
+from .drain import STEP, Drain
 from .reading import Parser, Reader, Settings
 from .watchdog import Watchdog
 from .wire import Wire
@@ -51,8 +55,19 @@ _CONNECTION_ERRORS = (BrokenPipeError, ConnectionResetError, NoMoreData, ssl.SSL
 """What reading from and writing to a client that leaves raises; gunicorn knows what to do."""
 
 
+_NO_HOOK = PostRequest.default
+
+
+def _nothing(sent: int) -> None:
+    return
+
+
 class _Idle(BaseException):
     """Thrown into a greenlet whose connection waits for a request, to close it."""
+
+
+class _Parked(BaseException):
+    """The socket of a request is another's now."""
 
 
 class StreamWorker(GeventWorker):
@@ -62,6 +77,7 @@ class StreamWorker(GeventWorker):
         self._alive = True
         self._drain = Drain(float(os.environ.get("VENTO_DRAIN_WINDOW", DRAIN_WINDOW)))
         self._idle: dict[Any, Reader] = {}
+        self._until = 0.0
         super().__init__(*args, **options)
         self.cfg = Settings(self.cfg)
 
@@ -79,6 +95,7 @@ class StreamWorker(GeventWorker):
             get_hub().loop.run_callback_threadsafe(self._stop)
 
     def _stop(self) -> None:
+        self._until = time.monotonic() + self.cfg.graceful_timeout
         self._drain.begin(get_hub().loop)
         self._close_idle(time.monotonic() - SETTLED)
 
@@ -104,6 +121,10 @@ class StreamWorker(GeventWorker):
         if limit := float(os.environ.get("VENTO_BLOCK_LIMIT", BLOCK_LIMIT)):
             ticker.add(Watchdog(limit))
         super().run()
+        # parked sockets are in no pool that gunicorn would wait for
+        while self._drain.streams and time.monotonic() < self._until:
+            self.notify()
+            gevent.sleep(STEP)
 
     def tick(self, now: float) -> None:
         """Called by the clock: close connections that have been idle for too long."""
@@ -135,7 +156,7 @@ class StreamWorker(GeventWorker):
                 else:
                     req.proxy_protocol_info = proxy_protocol_info
                 self.handle_request(listener_name, req, client, addr)
-        except (_Idle, StopIteration, NoMoreData) as reason:
+        except (_Idle, _Parked, StopIteration, NoMoreData) as reason:
             self.log.debug("Closing connection. %r", reason)
         except ssl.SSLError as error:
             if error.args[0] != ssl.SSL_ERROR_EOF:
@@ -176,6 +197,8 @@ class StreamWorker(GeventWorker):
             )
             environ["wsgi.multithread"] = True
             environ[DRAIN] = self._drain
+            if not self.cfg.is_ssl and req.version == (1, 1):
+                environ[PARK] = True
             self.nr += 1
             if self.nr >= self.max_requests and self.alive:
                 self.log.info("Autorestarting worker after current request.")
@@ -185,6 +208,8 @@ class StreamWorker(GeventWorker):
             body = self.wsgi(environ, response.start_response)
             if self.is_already_handled(body):
                 return False
+            if isinstance(body, Feed):
+                self._park(body, response, req, environ, start)
             try:
                 if isinstance(body, environ["wsgi.file_wrapper"]):
                     response.write_file(body)
@@ -199,7 +224,7 @@ class StreamWorker(GeventWorker):
                     body.close()
             if response.should_close() or not self.alive:
                 raise StopIteration
-        except (StopIteration, GreenletExit, *_CONNECTION_ERRORS):
+        except (StopIteration, GreenletExit, _Parked, *_CONNECTION_ERRORS):
             raise
         except OSError as error:
             if response is not None and response.headers_sent:
@@ -218,8 +243,26 @@ class StreamWorker(GeventWorker):
                 pass
             raise StopIteration from None
         finally:
-            try:
-                self.cfg.post_request(self, req, environ, response)
-            except Exception:
-                self.log.exception("Exception in post_request hook")
+            if not isinstance(sys.exc_info()[1], _Parked):
+                self._answered(response, req, environ)
         return True
+
+    def _answered(self, response: Any, req: Any, environ: Any) -> None:
+        try:
+            self.cfg.post_request(self, req, environ, response)
+        except Exception:
+            self.log.exception("Exception in post_request hook")
+
+    def _park(self, feed: Feed, response: Wire, req: Any, environ: Any, start: datetime) -> None:
+        """Send what a subscription has so far, and keep the socket, but not the greenlet."""
+
+        def done(sent: int) -> None:
+            response.sent = sent
+            self.log.access(response, req, environ, datetime.now() - start)
+            self._answered(response, req, environ)
+
+        listened = self.log.access_log_enabled or self.cfg.post_request is not _NO_HOOK
+        response.force_close()
+        response.sock.settimeout(feed.policies.send_timeout)
+        feed.park(response.write, response.sock.detach, done if listened else _nothing)
+        raise _Parked

@@ -1,0 +1,12 @@
+"""Broker: topics that reach every worker and every machine, with replay.
+
+    broker = Broker("sqlite:///events.db")
+    broker.publish("sports", {"goal": 1})
+    for event in broker.subscribe("sports", "world/*"): …
+"""
+
+from .broker import Broker
+from .log import Log
+from .subscription import Lagged, Subscription
+
+__all__ = ["Broker", "Lagged", "Log", "Subscription"]

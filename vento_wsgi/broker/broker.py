@@ -1,0 +1,195 @@
+"""The Broker: what applications publish to and subscribe at."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from ..exceptions import BrokerError, EventError
+from ..sse import Event
+from .frame import Slow
+from .log import Log, Topics
+from .subscription import Subscription
+
+if TYPE_CHECKING:
+    from .fanout import Fanout
+
+__all__ = ["Broker"]
+
+KEEP = 10_000
+"""Events kept by default: a busy hour of 2 or 3 a second, and some megabytes."""
+
+KEEP_SECONDS = 24 * 3600.0
+"""Who has been away for longer than a day loads the page anew."""
+
+MAX_EVENT = 64 * 1024
+"""Bytes of an event by default: it is sent to every subscriber, and kept."""
+
+BACKLOG = 1000
+"""Events that wait for a slow subscriber by default: of the usual size, a hundred kilobytes."""
+
+MAX_TOPIC = 200
+"""Characters: topics are names, not content."""
+
+
+class Broker:
+    """Topics that any process may publish to and any subscribe at.
+
+    url: ``memory://`` for one process, ``sqlite:///relative.db`` or ``sqlite:////absolute.db``
+        for all processes of one machine, ``redis://…``, ``rediss://…`` or ``unix://…`` for
+        several machines. By default $VENTO_BROKER_URL, else a SQLite log of this user and
+        working directory.
+    keep, keep_seconds: how many events are kept for those who come back, and for how long.
+    max_event: bytes of an encoded event.
+
+    Nothing is opened before it is used, so a Broker may be made at import and before a fork.
+    Raises ValueError on a url that is none.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        keep: int = KEEP,
+        keep_seconds: float = KEEP_SECONDS,
+        max_event: int = MAX_EVENT,
+    ) -> None:
+        if keep < 1 or keep_seconds <= 0 or max_event < 1:
+            raise ValueError("keep, keep_seconds and max_event are above 0")
+        self.url = url or os.environ.get("VENTO_BROKER_URL") or _default()
+        self.max_event = max_event
+        self._open = _backend(self.url, keep, keep_seconds)
+        self._here: dict[int, _Here] = {}
+
+    def publish(self, topic: str, event: object) -> str:
+        """Give every subscriber of `topic` an event; its id.
+
+        event: an Event without an id, or the data of one: text, bytes as UTF-8, else JSON.
+
+        Raises EventError on what cannot be sent, BrokerError if the log cannot take it.
+        """
+        _check_topic(topic)
+        if not isinstance(event, Event):
+            event = Event(event)
+        if event.id is not None or event.data is None:
+            raise EventError("an event that is published has data, and its id from the broker")
+        block = event.encode()
+        if len(block) > self.max_event:
+            raise EventError(
+                f"an event of {len(block)} bytes is over the limit of {self.max_event}: publish "
+                "where its content is found, or make the Broker with a larger max_event"
+            )
+        source = self._source()
+        return source.id(source.append(topic, block))
+
+    def subscribe(
+        self,
+        *topics: str,
+        after: str | None = None,
+        slow: Slow = "disconnect",
+        backlog: int = BACKLOG,
+    ) -> Subscription:
+        """Every later event of `topics`: names, or ``prefix/*`` for all names below a prefix.
+
+        after: the id of the last event that the subscriber has; what came later is given first.
+            An event named "gap" comes before all if some of it is no longer kept, or if it is
+            no id of this log. Without it only what is published from now on is given.
+        slow: what becomes of a subscriber for which over `backlog` events wait: "disconnect",
+            "drop_oldest", "latest".
+
+        Raises ValueError on a topic that is none, BrokerError if the log cannot be read.
+        """
+        if not topics:
+            raise ValueError("subscribe to one topic or more")
+        for topic in topics:
+            _check_topic(topic.removesuffix("/*") if isinstance(topic, str) else topic)
+        return Subscription(self._source(), self._told, Topics(topics), after, slow, backlog)
+
+    def close(self) -> None:
+        """Free what is held; a later use opens it anew."""
+        here = self._here.pop(os.getpid(), None)
+        if here is not None and here.log is not None:
+            here.log.close()
+
+    def _source(self) -> Log:
+        here = self._opened()
+        if here.log is None:
+            with here.lock:
+                here.log = here.log or self._open()
+        return here.log
+
+    def _told(self) -> Fanout:
+        source, here = self._source(), self._opened()
+        if here.fanout is None:
+            from .fanout import Fanout
+
+            with here.lock:
+                here.fanout = here.fanout or Fanout(source)
+        return here.fanout
+
+    def _opened(self) -> _Here:
+        process = os.getpid()
+        return self._here.get(process) or self._here.setdefault(process, _Here())
+
+
+class _Here:
+    """What one process has open: neither connections nor locks outlive a fork."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.log: Log | None = None
+        self.fanout: Fanout | None = None
+
+
+def _check_topic(topic: str) -> None:
+    if not isinstance(topic, str) or not topic or len(topic) > MAX_TOPIC:
+        raise ValueError(f"a topic is a name of 1 to {MAX_TOPIC} characters, not {topic!r}")
+    if "*" in topic or not topic.isprintable():
+        raise ValueError(
+            f"a topic has no control characters and no *, but {topic!r}; "
+            'to subscribe to all below a prefix, "prefix/*"'
+        )
+
+
+def _default() -> str:
+    """A log of this user and working directory."""
+    base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    name = hashlib.sha256(os.getcwd().encode()).hexdigest()[:16]
+    return f"sqlite:///{os.path.join(base, 'vento_wsgi', name)}.db"
+
+
+def _backend(url: str, keep: int, keep_seconds: float) -> Callable[[], Log]:
+    parts = urlsplit(url)
+
+    def memory() -> Log:
+        from .memory import Memory
+
+        return Memory(keep, keep_seconds)
+
+    def sqlite() -> Log:
+        from .sqlite import SQLite
+
+        return SQLite(path, keep, keep_seconds)
+
+    def redis() -> Log:
+        try:
+            from .redis import Redis
+        except ImportError as error:
+            raise BrokerError(f"{url} needs redis: pip install 'vento_wsgi[redis]'") from error
+        return Redis(url, keep, keep_seconds)
+
+    if parts.scheme == "memory":
+        return memory
+    if parts.scheme == "sqlite" and parts.path.startswith("/") and not parts.netloc:
+        path = unquote(parts.path[1:])
+        if path:
+            return sqlite
+    if parts.scheme in ("redis", "rediss", "unix"):
+        return redis
+    raise ValueError(
+        f"{url!r} is no url of a broker: memory://, sqlite:///path or redis://host:port/0"
+    )

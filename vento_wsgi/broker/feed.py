@@ -1,0 +1,103 @@
+"""Feed: a subscription as the body of a response, on a server that can park its socket.
+
+Any server may iterate it; then it is a Stream like all others. StreamWorker parks it instead:
+the greenlet of the request sends what is in the log already, leaves the socket to a Slot, and
+ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from ..exceptions import StreamAborted
+from ..policies import CloseReason, Policies
+from ..sse import OPENING
+from ..stream import DRAIN, Stream, route
+from .frame import mark
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+    from .subscription import Subscription
+
+__all__ = ["Feed"]
+
+PIECE = 64 * 1024
+"""Bytes of the log sent at a time."""
+
+
+class Feed:
+    """The events of `subscription` for a WSGI server. stream: makes the Stream to iterate."""
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        stream: Callable[[], Stream],
+        close: Callable[[], object],
+        environ: WSGIEnvironment,
+        policies: Policies,
+    ) -> None:
+        self._subscription = subscription
+        self._make = stream
+        self._stream: Stream | None = None
+        self._close = close
+        self._route = route(environ)
+        self._drain = environ.get(DRAIN)
+        self.policies = policies
+
+    def __iter__(self) -> Iterator[bytes]:
+        self._stream = self._make()
+        return self._stream
+
+    def close(self) -> None:
+        (self._stream.close if self._stream is not None else self._close)()
+
+    def park(
+        self,
+        write: Callable[[bytes], object],
+        detach: Callable[[], int],
+        done: Callable[[int], object],
+    ) -> None:
+        """Send what there is by `write`, and leave the rest to a Slot on what `detach` gives.
+
+        done: called at the end, with the bytes that were sent. What `write` raises is raised.
+        """
+        from .slot import Slot
+
+        subscription, fanout = self._subscription, self._subscription.fanout()
+
+        def closed() -> None:
+            self._close()
+            done(slot.sent)
+
+        slot = Slot(subscription, fanout, self.policies, self._route, closed, self._drain)
+        reason = CloseReason.FAILED
+
+        def send(data: bytes) -> None:
+            nonlocal reason
+            try:
+                write(data)
+            except TimeoutError as error:
+                reason = CloseReason.STALLED
+                raise StreamAborted(f"{self._route}: the client stopped reading") from error
+            except OSError:
+                reason = CloseReason.DISCONNECTED
+                raise
+            slot.sent += len(data)
+            slot.pieces += 1
+
+        del self._make  # and the environ with it
+        try:
+            ready = OPENING + mark(fanout.log, subscription.position).block
+            for frame in subscription.catch_up(lambda: fanout.join(slot)):
+                ready += frame.block
+                if len(ready) >= PIECE:
+                    send(ready)
+                    ready = b""
+            if ready:
+                send(ready)
+            slot.open(detach(), subscription.position)
+        except BaseException:
+            slot.end(reason)
+            raise

@@ -1,0 +1,314 @@
+"""Slot: a subscriber that is a socket, and no greenlet.
+
+Once a subscription has caught up, all that its response still needs is that events are
+written to its socket. The slot does that from the fan-out's own greenlet, without waiting:
+what the socket does not take stays in a backlog until it is writable again. The clock asks
+after heartbeat, deadline and stalled clients, as it does for a Stream, and the endings are
+those of a Stream, told in the same way.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakKeyDictionary
+
+from gevent import get_hub
+from gevent.monkey import get_original
+
+from ..clock import Clock, Watch, clock
+from ..policies import CloseReason, Ending, Policies
+from ..sse import OPENING, Event
+from .fanout import Fanout
+from .frame import Backlog, Frame, mark
+from .log import Position
+
+if TYPE_CHECKING:
+    from .subscription import Subscription
+
+__all__ = ["Slot"]
+
+log = logging.getLogger(__name__)
+
+LAST_CHUNK = b"0\r\n\r\n"
+
+STEP = 1000
+"""Slots asked in one tick of the clock, at least; beyond four times as many it is a quarter."""
+
+WRITABLE = 2
+"""The event of gevent's loop."""
+
+_RESET = struct.pack("ii", 1, 0)
+
+
+class Slot:
+    """A socket that is told of events, framed as chunks of HTTP/1.1 (RFC 9112, section 7.1).
+
+    policies, route: as those of a Stream. close: called once, at the end. slow, backlog: as in
+    Broker.subscribe. sent, pieces: what the client was sent, without the framing.
+    """
+
+    __slots__ = (
+        "_backlog",
+        "_close",
+        "_drain",
+        "_fanout",
+        "_fd",
+        "_from",
+        "_last",
+        "_limit",
+        "_moved",
+        "_policies",
+        "_rest",
+        "_route",
+        "_slow",
+        "_start",
+        "_watch",
+        "_writable",
+        "pieces",
+        "reason",
+        "sent",
+        "topics",
+    )
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        fanout: Fanout,
+        policies: Policies,
+        route: str,
+        close: Callable[[], object],
+        drain: Any,
+    ) -> None:
+        self.topics = subscription.topics
+        self.reason: CloseReason | None = None
+        self.sent = self.pieces = 0
+        self._limit, self._slow = subscription.backlog, subscription.slow
+        self._fanout = fanout
+        self._policies = policies
+        self._route = sys.intern(route)
+        self._close = close
+        self._drain = drain
+        self._start = self._moved = monotonic()
+        self._fd = -1
+        self._from: Position = None
+        self._backlog: Backlog | None = self._new_backlog()
+        self._rest = b""  # of what was sent in part
+        self._last: tuple[CloseReason, bytes] | None = None  # to be sent after all else
+        self._watch: Watch | None = None
+        self._writable: Any = None
+
+    def fileno(self) -> int:
+        """The descriptor, -1 when it is closed."""
+        return self._fd
+
+    def open(self, fd: int, position: Position) -> None:
+        """Own `fd`, and write to it what is later than `position`."""
+        if self.reason is not None:  # it was too slow already
+            _close(fd, reset=True)
+            return
+        self._fd, self._from = fd, position
+        self._moved = monotonic()
+        if self._backlog is not None:
+            self._backlog.skip(position)
+        ticker = clock(cooperative=True)
+        self._watch = Watch(self, ticker, self._gone, self._half_closed)
+        _Sweep.of(ticker).slots.add(self)
+        if self._drain is not None:
+            self._drain.add(self)
+        self._flush()
+
+    def put(self, frame: Frame) -> None:
+        """Called by the fan-out."""
+        if self._last is not None or self.reason is not None:
+            return
+        if self._backlog is not None:
+            self._queue(frame)
+        elif frame.position > self._from:
+            self._write(frame.chunk, frame.block)
+
+    def drain(self, retry: int) -> None:
+        """Called by a worker that stops: end, asking the client back in `retry` ms."""
+        self._finish(CloseReason.DRAINING, Event(retry=retry).encode())
+
+    def end(self, reason: CloseReason) -> None:
+        """Close the socket; further calls do nothing."""
+        if self.reason is not None:
+            return
+        self.reason = reason
+        self._fanout.leave(self)
+        if self._watch is not None:
+            _Sweep.of(clock(cooperative=True)).slots.discard(self)
+            self._watch.close()
+            self._watch = None
+        self._stop_waiting()
+        self._backlog, self._rest = None, b""
+        if self._drain is not None:
+            self._drain.discard(self)
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            _close(fd, reset=reason is CloseReason.STALLED)
+        close, self._close = self._close, _nothing
+        try:
+            close()
+        except Exception:
+            log.exception("%s: closing its response failed", self._route)
+        if self._policies.told:
+            duration = monotonic() - self._start
+            self._policies.tell(self._route, Ending(reason, self.sent, self.pieces, duration))
+
+    # what the clock and the kernel say
+
+    def tick(self, now: float) -> None:
+        policies, still = self._policies, now - self._moved
+        if policies.deadline and now - self._start >= policies.deadline:
+            self._finish(CloseReason.DEADLINE, b"")
+        if self._backlog is not None:
+            if policies.send_timeout and still >= policies.send_timeout:
+                self.end(CloseReason.STALLED)
+        elif (beat := policies.beat(event_stream=True)) and still >= beat[1]:
+            self._moved = now
+            said = beat[0] if isinstance(policies.heartbeat, tuple) else self._mark()
+            self._write(_chunk(said), said)
+
+    def _mark(self) -> bytes:
+        return mark(self._fanout.log, max(self._fanout.told, self._from)).block
+
+    def _gone(self) -> None:
+        self.end(CloseReason.DISCONNECTED)
+
+    def _half_closed(self) -> None:
+        if self._backlog is None:
+            self._write(_chunk(OPENING), OPENING)
+
+    # the socket
+
+    def _write(self, data: bytes, said: bytes) -> None:
+        try:
+            written = os.write(self._fd, data)
+        except BlockingIOError:
+            written = 0
+        except OSError:
+            self.end(CloseReason.DISCONNECTED)
+            return
+        self.sent += len(said)
+        self.pieces += 1
+        if written < len(data):
+            self._rest = data[written:]
+            self._backlog = self._new_backlog()
+            self._wait()
+        self._moved = monotonic()
+
+    def _queue(self, frame: Frame) -> None:
+        assert self._backlog is not None
+        if not self._backlog.add(frame):
+            self.end(CloseReason.STALLED)
+
+    def _finish(self, reason: CloseReason, block: bytes) -> None:
+        """End cleanly, once what is before has been sent."""
+        if self._last is None and self.reason is None:
+            self._last = reason, _chunk(block) + LAST_CHUNK if block else LAST_CHUNK
+            self.sent += len(block)
+            self._fanout.leave(self)
+            if self._writable is None:
+                self._flush()
+
+    def _flush(self) -> None:
+        while True:
+            data = self._rest or self._taken()
+            if not data:
+                break
+            try:
+                written = os.write(self._fd, data)
+            except BlockingIOError:
+                written = 0
+            except OSError:
+                self.end(CloseReason.DISCONNECTED)
+                return
+            self._rest = data[written:]
+            if written:
+                self._moved = monotonic()
+            if self._rest:
+                self._wait()
+                return
+        self._stop_waiting()
+        self._backlog = None
+        if self._last is not None:
+            self.end(self._last[0])
+
+    def _taken(self) -> bytes:
+        """What is to be written next."""
+        if self._backlog:
+            frame = self._backlog.take()
+            self.sent += len(frame.block)
+            self.pieces += 1
+            return frame.chunk
+        if self._last is None:
+            return b""
+        reason, data = self._last
+        self._last = reason, b""
+        return data
+
+    def _wait(self) -> None:
+        if self._writable is None:
+            self._writable = get_hub().loop.io(self._fd, WRITABLE, ref=False)
+            self._writable.start(self._flush)
+
+    def _stop_waiting(self) -> None:
+        if self._writable is not None:
+            self._writable.stop()
+            self._writable.close()
+            self._writable = None
+
+    def _new_backlog(self) -> Backlog:
+        return Backlog(self._fanout.log, self._limit, self._slow)
+
+
+class _Sweep:
+    """Asks the slots of a clock whether something is due: every slot once a second or so."""
+
+    _sweeps: ClassVar[WeakKeyDictionary[Clock, _Sweep]] = WeakKeyDictionary()
+
+    def __init__(self) -> None:
+        self.slots: set[Slot] = set()
+        self._due: list[Slot] = []
+        self._step = 1
+
+    @classmethod
+    def of(cls, ticker: Clock) -> _Sweep:
+        sweep = cls._sweeps.get(ticker)
+        if sweep is None:
+            sweep = cls._sweeps[ticker] = cls()
+            ticker.add(sweep)
+        return sweep
+
+    def tick(self, now: float) -> None:
+        if not self._due:
+            self._due = list(self.slots)
+            self._step = max(STEP, len(self._due) // 4 + 1)
+        due, self._due = self._due[: self._step], self._due[self._step :]
+        for slot in due:
+            if slot.reason is None:
+                slot.tick(now)
+
+
+def _nothing() -> None:
+    return
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%X\r\n%b\r\n" % (len(data), data)
+
+
+def _close(fd: int, *, reset: bool) -> None:
+    if not reset:
+        os.close(fd)
+        return
+    with get_original("socket", "socket")(fileno=fd) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
