@@ -8,6 +8,7 @@ could already write to it.
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from contextlib import closing, suppress
@@ -15,8 +16,9 @@ from urllib.parse import quote
 
 from ..exceptions import BrokerError
 from .epoch import Epoch
+from .log import Topics
 
-__all__ = ["connect", "is_locked", "refusal"]
+__all__ = ["condition", "connect", "is_locked", "refusal"]
 
 APPLICATION = 0x56454E54  # "VENT", for file(1) and for us
 VERSION = 1
@@ -106,6 +108,22 @@ def _check(path: str) -> None:
             f"{path} is a log of version {version}, this vento_wsgi writes {VERSION}: "
             "give another path, or run the version that made it"
         )
+
+
+def condition(topics: Topics) -> tuple[str, tuple[str, ...]]:
+    """The condition for an entry to be of `topics`, and its values."""
+    # in json, since a statement takes no more than 999 values before SQLite 3.32
+    terms, values = [], []
+    if topics.names:
+        terms.append("topic IN (SELECT value FROM json_each(?))")
+        values.append(json.dumps([*topics.names]))
+    if topics.prefixes:  # these end in "/", and "0" is the next character
+        terms.append(
+            """EXISTS (SELECT 1 FROM json_each(?)
+                WHERE topic >= value AND topic < substr(value, 1, length(value) - 1) || '0')"""
+        )
+        values.append(json.dumps(topics.prefixes))
+    return " OR ".join(terms) or "0", tuple(values)
 
 
 def refusal(path: str, error: sqlite3.Error) -> BrokerError:

@@ -19,6 +19,7 @@ BATCH = 1000
 MAX_DROPPED = 1000
 """Expired entries that one append drops: some 0.1 ms of work, and it catches up all the same."""
 
+
 class _Kept:
     """The entries of one process: those of `first` + 1 to `last`, each with its time."""
 
@@ -102,7 +103,7 @@ class Memory:
         return found
 
     def follow(self, after: int) -> Iterator[list[Entry]]:
-        while not self._closed:
+        while True:
             kept = self._here()
             with kept.changed:
                 kept.changed.wait_for(lambda: self._closed or kept.last > after)  # noqa: B023

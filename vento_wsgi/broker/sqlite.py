@@ -7,7 +7,6 @@ What waits for the disk runs elsewhere: see checkpoints.py.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import random
@@ -21,7 +20,7 @@ from typing import TypeVar
 
 from ..exceptions import BrokerError
 from .checkpoints import Checkpoints
-from .database import connect, is_locked, refusal
+from .database import condition, connect, is_locked, refusal
 from .epoch import Epoch
 from .log import Entry, Topics
 from .wakeups import Listener, Wakeups
@@ -133,9 +132,9 @@ class SQLite:
     def read(self, after: int, topics: Topics, limit: int) -> list[Entry]:
         first, last = self._bounds()
         start = max(after, first)
-        terms, values = _terms(topics)
+        wanted, values = condition(topics)
         query = f"""SELECT id, topic, block FROM entries
-            WHERE id > ? AND id <= ? AND ({terms}) ORDER BY id LIMIT ?"""
+            WHERE id > ? AND id <= ? AND ({wanted}) ORDER BY id LIMIT ?"""
         found: list[Entry] = []
         while start < last and len(found) < limit:
             end = min(start + BATCH, last)
@@ -258,22 +257,6 @@ class SQLite:
             connection.close()
         else:
             _inherited.append(connection)
-
-
-def _terms(topics: Topics) -> tuple[str, tuple[str, ...]]:
-    """The condition for an entry to be of `topics`, and its values."""
-    # in json, since a statement takes no more than 999 values before SQLite 3.32
-    terms, values = [], []
-    if topics.names:
-        terms.append("topic IN (SELECT value FROM json_each(?))")
-        values.append(json.dumps([*topics.names]))
-    if topics.prefixes:  # these end in "/", and "0" is the next character
-        terms.append(
-            """EXISTS (SELECT 1 FROM json_each(?)
-                WHERE topic >= value AND topic < substr(value, 1, length(value) - 1) || '0')"""
-        )
-        values.append(json.dumps(topics.prefixes))
-    return " OR ".join(terms) or "0", tuple(values)
 
 
 # A connection must not be there when a process forks: the child's SQLite would believe that it
