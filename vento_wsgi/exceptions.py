@@ -5,6 +5,7 @@
     ├── EventError     (ValueError)       an event that text/event-stream cannot carry
     ├── RouteError     (ValueError)       a route, mount or middleware that cannot be used
     ├── AppNotFound    (LookupError)      "module:app" leads to no WSGI application
+    ├── BrokerError    (RuntimeError)     a broker's log that cannot be opened, read or written
     └── StreamAborted  (BrokenPipeError)  ends a response whose body is not whole
 
 What is wrong with a request is said with werkzeug.exceptions.HTTPException.
@@ -14,7 +15,15 @@ from __future__ import annotations
 
 import errno
 
-__all__ = ["AppNotFound", "BodyError", "EventError", "RouteError", "StreamAborted", "VentoError"]
+__all__ = [
+    "AppNotFound",
+    "BodyError",
+    "BrokerError",
+    "EventError",
+    "RouteError",
+    "StreamAborted",
+    "VentoError",
+]
 
 
 class VentoError(Exception):
@@ -35,6 +44,13 @@ class RouteError(VentoError, ValueError):
 
 class AppNotFound(VentoError, LookupError):
     """An import string that leads to no WSGI application; says what is there."""
+
+
+class BrokerError(VentoError, RuntimeError):
+    """A broker's log that cannot be opened, read or written; says what to do.
+
+    No OSError: servers take one for a client that has left, and say nothing.
+    """
 
 
 class StreamAborted(VentoError, BrokenPipeError):

@@ -1,0 +1,269 @@
+"""Redis: a log for processes on any number of machines, one stream of a Redis from 6.2 on.
+
+The stream's name is "vento", or what ``?name=`` in the url says; one key has the whole order.
+Its own ids are the positions. What has to happen in one step is in scripts.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any, TypeVar
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+import redis
+from redis import connection as connections
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthorizationError, RedisError
+from redis.retry import Retry
+
+from ..exceptions import BrokerError
+from .log import Entry, Topics
+from .scripts import APPEND, START, STATE, Position, State, parse, position, text
+
+__all__ = ["Redis"]
+
+log = logging.getLogger(__name__)
+
+BATCH = 250
+"""Entries read at once: their parsing takes some milliseconds, then others have their turn."""
+
+PATIENCE = 10.0
+"""Seconds to go on trying: a restart or a failover takes a few of them."""
+
+ANSWER = 5.0
+"""Seconds to wait for one answer, and 2 for a connection: a network needs milliseconds."""
+
+BLOCK = 2.0
+"""Seconds that Redis waits for an entry before it says that there is none."""
+
+NONCE = 60.0
+"""Seconds that Redis remembers a publication: well past PATIENCE and ANSWER together."""
+
+MAX_CONNECTIONS = 16
+"""Connections of a process that publish and read: each is held for one round trip."""
+
+MAX_PAUSE = 2.0
+"""Seconds between two tries: what a restart may cost beyond its own time."""
+
+_NAME = re.compile(r"[\w.:/-]{1,200}", re.ASCII)
+
+T = TypeVar("T")
+
+_parse_url: Any = connections.parse_url  # that they have no types is redis-py's
+_Pool: Any = connections.BlockingConnectionPool
+
+
+class Redis:
+    """About the last `count` entries of about the last `age` seconds: whole blocks are dropped.
+
+    It connects when it is first used, and in each process anew.
+    """
+
+    def __init__(self, url: str, count: int, age: float) -> None:
+        scheme, _, rest = url.partition("?")[0].partition("://")
+        self._where = f"{scheme}://{rest.rpartition('@')[2]}"  # without the password
+        try:
+            self._name, options = _options(url)
+            self._kind: type[Any] = options.pop("connection_class", connections.Connection)
+            self._kind(**options)  # what it does not take is told here
+        except (TypeError, ValueError, RedisError) as error:
+            raise BrokerError(
+                f"{self._where} is no url of a Redis: {error}; "
+                "write redis://user:password@host:port/db, rediss:// or unix://path?db=0"
+            ) from error
+        self._options = options
+        self._count = count
+        self._age = age
+        self._trim_at = 0.0
+        self._closed = False
+        self._pid = 0
+        self._client: Any = None
+        self._following: set[Any] = set()
+
+    def append(self, topic: str, block: bytes) -> Position:
+        age = -1
+        if time.monotonic() >= self._trim_at:
+            self._trim_at = time.monotonic() + min(self._age / 8, 60)
+            age = round(min(self._age, 1e9) * 1000)
+        keys = (self._name, f"{{{self._name}}}:{os.urandom(12).hex()}")
+        values = (topic, block, self._count, age, round(NONCE * 1000), os.urandom(8).hex())
+        return position(self._run(lambda client: client.eval(APPEND, 2, *keys, *values)))
+
+    def last(self) -> Position:
+        return self._run(self._state).last
+
+    def first(self) -> Position:
+        return self._run(self._state).first
+
+    def lost(self, after: Position) -> bool:
+        """True as well when Redis cannot tell: `after` was dropped itself, or is another's."""
+        state = self._run(lambda client: self._state(client, after))
+        if after == START:
+            return not state.whole
+        return not (state.has or after == state.first or after == state.last)
+
+    def read(self, after: Position, topics: Topics, limit: int) -> list[Entry]:
+        found: list[Entry] = []
+        while len(found) < limit:
+            since = f"({text(after)}"
+            page = [
+                Entry(position(name), *_field(*fields.popitem()))
+                for name, fields in self._run(
+                    lambda client: client.xrange(self._name, since, "+", BATCH)  # noqa: B023
+                )
+            ]
+            found += (entry for entry in page if entry.topic in topics)
+            if len(page) < BATCH:
+                break
+            after = page[-1].position
+        return found[:limit]
+
+    def follow(self, after: Position) -> Iterator[list[Entry]]:
+        stream: bytes | None = None
+        pause, failed = 0.0, False
+        while not self._closed:
+            connection = self._kind(**{**self._options, "socket_timeout": BLOCK + ANSWER})
+            self._following.add(connection)
+            try:
+                connection.connect()
+                entries: list[Entry] = []
+                while not self._closed:
+                    if not entries:  # at first, and when nothing has come for some time
+                        stream, after = self._place(stream, after)
+                    entries = self._next(connection, after)
+                    pause, failed = 0.0, False
+                    if entries:
+                        after = entries[-1].position
+                        yield entries
+            except (RedisError, OSError, BrokerError) as error:
+                if not (failed or self._closed):
+                    log.warning("following %s goes on when it can: %s", self._where, error)
+                failed = True
+            finally:
+                self._following.discard(connection)
+                connection.disconnect()
+            pause = min(max(2 * pause, 0.05), MAX_PAUSE)
+            self._sleep(random.uniform(pause / 2, pause))
+
+    def _place(self, stream: bytes | None, after: Position) -> tuple[bytes, Position]:
+        """Which stream there is, and where in it to go on after `after`."""
+        state = self._run(lambda client: self._state(client, after), patience=0)
+        if not state.stream:
+            return state.stream, START
+        if stream is None or stream == state.stream:
+            # its last entries may be forgotten, by a Redis that came back from its disk
+            return state.stream, min(after, state.last)
+        # another, and if `after` is not in there nothing has been read of it
+        return state.stream, after if state.has else START
+
+    def _next(self, connection: Any, after: Position) -> list[Entry]:
+        milliseconds = round(BLOCK * 1000)
+        streams = "STREAMS", self._name, text(after)
+        connection.send_command("XREAD", "COUNT", BATCH, "BLOCK", milliseconds, *streams)
+        answer = connection.read_response()
+        found = answer[0][1] if answer else ()
+        return [Entry(position(name), *_field(*fields)) for name, fields in found]
+
+    def id(self, position: Position) -> str:
+        return text(position)
+
+    def position(self, id: str) -> Position | None:
+        return parse(id)
+
+    def close(self) -> None:
+        self._closed = True
+        if self._pid != os.getpid():
+            return
+        for connection in tuple(self._following):
+            with suppress(AttributeError, OSError):  # not connected, or no more
+                connection._sock.shutdown(socket.SHUT_RDWR)
+        if self._client is not None:
+            self._client.connection_pool.disconnect()
+
+    def _state(self, client: Any, asked: Position = START) -> State:
+        return State.of(client.eval(STATE, 1, self._name, text(asked)))
+
+    def _run(self, work: Callable[[Any], T], patience: float = PATIENCE) -> T:
+        """What `work` gives, called again while Redis cannot be reached."""
+        give_up, pause = time.monotonic() + patience, 0.05
+        while True:
+            if self._closed:
+                raise BrokerError("the broker has been closed: make a new one")
+            try:
+                return work(self._connected())
+            except (redis.AuthenticationError, AuthorizationError) as error:
+                raise BrokerError(
+                    f"{self._where} refuses us: {error}; check user and password in the url"
+                ) from error
+            except (redis.ConnectionError, redis.TimeoutError, redis.ReadOnlyError) as error:
+                if time.monotonic() + pause > give_up:
+                    raise BrokerError(
+                        f"{self._where} did not answer within {patience:g} s: {error}; "
+                        "is it running there, and does it let this machine in?"
+                    ) from error
+            except RedisError as error:
+                raise BrokerError(f"{self._where}, {self._name}: {_advice(error)}") from error
+            self._sleep(random.uniform(pause / 2, pause))
+            pause = min(2 * pause, MAX_PAUSE)
+
+    def _connected(self) -> Any:
+        if self._pid != os.getpid():  # a pool of the parent's has its locks, and is left alone
+            pool = _Pool(
+                max_connections=MAX_CONNECTIONS,
+                timeout=1,
+                connection_class=self._kind,
+                **self._options,
+            )
+            self._client, self._following = redis.Redis(connection_pool=pool), set()
+            self._pid = os.getpid()
+        return self._client
+
+    def _sleep(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not self._closed and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, 0.05))
+
+
+def _options(url: str) -> tuple[str, dict[str, Any]]:
+    """The stream's name and the arguments of a connection. ValueError, never with a password."""
+    address, _, query = url.partition("?")
+    fields = parse_qs(query)
+    name = fields.pop("name", ["vento"])[-1]
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"name={name!r}, but letters, digits and .:/_- are allowed")
+    parts = urlsplit(address)
+    try:
+        parts.port  # noqa: B018
+    except ValueError:
+        raise ValueError("its port is no number; in a password / is %2F, @ is %40") from None
+    if parts.scheme != "unix" and not re.fullmatch("/?[0-9]*", parts.path):
+        raise ValueError(f"{parts.path[1:]!r} is no number of a database")
+    options = _parse_url(f"{address}?{urlencode(fields, doseq=True)}")
+    options.update(
+        protocol=2,
+        decode_responses=False,
+        retry=Retry(NoBackoff(), 0),  # trying again is done here
+        socket_timeout=ANSWER,
+        socket_connect_timeout=2.0,
+    )
+    return name, options
+
+
+def _field(topic: bytes, block: bytes, *_: bytes) -> tuple[str, bytes]:
+    return topic.decode("utf-8", "replace"), block
+
+
+def _advice(error: RedisError) -> str:
+    said = str(error)
+    if said.startswith("WRONGTYPE"):
+        return f"{said}; another program uses the key, write ?name= and another one in the url"
+    if isinstance(error, redis.ResponseError) and "unknown" in said.lower():
+        return f"{said}; a Redis from 6.2 on is needed, with scripts and streams"
+    return said
