@@ -139,33 +139,36 @@ class Watch:
     side; should have something sent that shows which of the two it is.
     """
 
-    __slots__ = ("_clock", "_closed", "_io", "_left", "_poll", "_probe")
+    __slots__ = ("_clock", "_closed", "_io", "_left", "_poll", "_probe", "_sock")
 
     def __init__(
         self, sock: Any, watcher: Clock, left: Callable[[], None], probe: Callable[[], None]
     ) -> None:
         from gevent import get_hub
-        from gevent.monkey import get_original
 
         self._clock = watcher
+        self._sock = sock
         self._left = left
         self._probe: Callable[[], None] | None = probe
-        self._poll = get_original("select", "poll")()
-        self._poll.register(sock.fileno(), _EVENTS)
+        self._poll: Any = None
         self._closed = False
         self._io: Any = get_hub().loop.io(sock.fileno(), 1, ref=False)
         self._io.start(self._readable)
 
     def _readable(self) -> None:
         # bytes or FIN stay readable: from here on the clock asks
+        from gevent.monkey import get_original
+
         self._io.stop()
+        self._poll = get_original("select", "poll")()
+        self._poll.register(self._sock.fileno(), _EVENTS)
         self._clock.suspect(self)
         self.check()
 
     def check(self) -> None:
         """Ask the kernel; called in the loop while the socket is suspect."""
-        found = self._poll.poll(0)
-        if not found or self._closed:
+        found = not self._closed and self._poll.poll(0)
+        if not found:
             return
         if found[0][1] & _GONE:
             self.close()

@@ -111,7 +111,8 @@ class Context:
         """
         sent = self.environ.get("HTTP_LAST_EVENT_ID")
         if sent is None:
-            value = self.query.get("lastEventId", "")
+            asked = "lastEventId" in self.environ.get("QUERY_STRING", "")
+            value = self.query["lastEventId"] if asked and "lastEventId" in self.query else ""
         else:  # browsers send it as UTF-8, WSGI gives it as Latin-1
             value = sent.encode("latin-1").decode("utf-8", "replace")
         if len(value) > MAX_EVENT_ID or any(ord(char) < 32 or ord(char) == 127 for char in value):

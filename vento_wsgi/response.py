@@ -185,7 +185,8 @@ class Response(WerkzeugResponse):
         if isinstance(self.response, bodies.Chunks):
             if self._subscription is not None and PARK in environ:
                 stream = partial(self._stream, environ, self.response)
-                return Feed(self._subscription, stream, self.close, environ, self.policies)
+                close = self.close if self._on_close else None
+                return Feed(self._subscription, stream, close, environ, self.policies)
             return self._stream(environ, self.response)
         if self._file is None:
             return super().get_app_iter(environ)

@@ -1,8 +1,8 @@
 """Broker: topics that reach every worker and every machine, with replay.
 
-    broker = Broker("sqlite:///events.db")
-    broker.publish("sports", {"goal": 1})
-    for event in broker.subscribe("sports", "world/*"): …
+broker = Broker("sqlite:///events.db")
+broker.publish("sports", {"goal": 1})
+for event in broker.subscribe("sports", "world/*"): …
 """
 
 from .broker import Broker

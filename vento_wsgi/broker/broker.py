@@ -6,6 +6,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
@@ -107,7 +108,7 @@ class Broker:
             raise ValueError("subscribe to one topic or more")
         for topic in topics:
             _check_topic(topic.removesuffix("/*") if isinstance(topic, str) else topic)
-        return Subscription(self._source(), self._told, Topics(topics), after, slow, backlog)
+        return Subscription(self._source(), self._told, _topics(topics), after, slow, backlog)
 
     def close(self) -> None:
         """Free what is held; a later use opens it anew."""
@@ -143,6 +144,11 @@ class _Here:
         self.lock = threading.Lock()
         self.log: Log | None = None
         self.fanout: Fanout | None = None
+
+
+@lru_cache(maxsize=1024)
+def _topics(patterns: tuple[str, ...]) -> Topics:
+    return Topics(patterns)  # one for all who ask for the same
 
 
 def _check_topic(topic: str) -> None:

@@ -8,6 +8,7 @@ ends.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..exceptions import StreamAborted
@@ -34,7 +35,7 @@ class Feed:
         self,
         subscription: Subscription,
         stream: Callable[[], Stream],
-        close: Callable[[], object],
+        close: Callable[[], object] | None,
         environ: WSGIEnvironment,
         policies: Policies,
     ) -> None:
@@ -51,27 +52,29 @@ class Feed:
         return self._stream
 
     def close(self) -> None:
-        (self._stream.close if self._stream is not None else self._close)()
+        if self._stream is not None:
+            self._stream.close()
+        elif self._close is not None:
+            self._close()
 
     def park(
         self,
         write: Callable[[bytes], object],
         detach: Callable[[], int],
-        done: Callable[[int], object],
+        done: Callable[[int], object] | None,
     ) -> None:
         """Send what there is by `write`, and leave the rest to a Slot on what `detach` gives.
 
-        done: called at the end, with the bytes that were sent. What `write` raises is raised.
+        done: called at the end, if given, with the bytes that were sent.
+
+        Raises what `write` raises.
         """
         from .slot import Slot
 
         subscription, fanout = self._subscription, self._subscription.fanout()
-
-        def closed() -> None:
-            self._close()
-            done(slot.sent)
-
-        slot = Slot(subscription, fanout, self.policies, self._route, closed, self._drain)
+        silent = self._close is None and done is None
+        ended = None if silent else partial(_ended, self._close, done)
+        slot = Slot(subscription, fanout, self.policies, self._route, ended, self._drain)
         reason = CloseReason.FAILED
 
         def send(data: bytes) -> None:
@@ -87,7 +90,6 @@ class Feed:
             slot.sent += len(data)
             slot.pieces += 1
 
-        del self._make  # and the environ with it
         try:
             ready = OPENING + mark(fanout.log, subscription.position).block
             for frame in subscription.catch_up(lambda: fanout.join(slot)):
@@ -101,3 +103,14 @@ class Feed:
         except BaseException:
             slot.end(reason)
             raise
+
+
+def _ended(
+    close: Callable[[], object] | None, done: Callable[[int], object] | None, sent: int
+) -> None:
+    try:
+        if close is not None:
+            close()
+    finally:
+        if done is not None:
+            done(sent)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from time import monotonic
 from typing import Literal, get_args
 
-from ..exceptions import BrokerError
 from ..sse import Event
 from .log import Entry, Log, Position
 
@@ -24,12 +24,16 @@ _NAME = re.compile(rb"^event: ([^\n]*)$", re.MULTILINE)
 
 
 class Frame:
-    """An event at its position. block: with its id. chunk: the block as a chunk of HTTP/1.1."""
+    """An event at its position.
 
-    __slots__ = ("block", "chunk", "position")
+    block: with its id. chunk: the block as a chunk of HTTP/1.1. made: when, by monotonic().
+    """
+
+    __slots__ = ("block", "chunk", "made", "position")
 
     def __init__(self, position: Position, block: bytes) -> None:
         self.position = position
+        self.made = monotonic()
         self.block = block
         self.chunk = b"%X\r\n%b\r\n" % (len(block), block)
 

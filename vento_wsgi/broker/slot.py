@@ -10,7 +10,6 @@ those of a Stream, told in the same way.
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import struct
 import sys
@@ -50,16 +49,15 @@ _RESET = struct.pack("ii", 1, 0)
 class Slot:
     """A socket that is told of events, framed as chunks of HTTP/1.1 (RFC 9112, section 7.1).
 
-    policies, route: as those of a Stream. close: called once, at the end. slow, backlog: as in
-    Broker.subscribe. sent, pieces: what the client was sent, without the framing.
+    policies, route: as those of a Stream. ended: called at the end, with the bytes that were sent.
+    sent, pieces: what the client was sent, without the framing.
     """
 
     __slots__ = (
         "_backlog",
-        "_close",
         "_drain",
+        "_ended",
         "_fanout",
-        "_fd",
         "_from",
         "_last",
         "_limit",
@@ -68,6 +66,7 @@ class Slot:
         "_rest",
         "_route",
         "_slow",
+        "_sock",
         "_start",
         "_watch",
         "_writable",
@@ -83,7 +82,7 @@ class Slot:
         fanout: Fanout,
         policies: Policies,
         route: str,
-        close: Callable[[], object],
+        ended: Callable[[int], object] | None,
         drain: Any,
     ) -> None:
         self.topics = subscription.topics
@@ -93,10 +92,10 @@ class Slot:
         self._fanout = fanout
         self._policies = policies
         self._route = sys.intern(route)
-        self._close = close
+        self._ended = ended
         self._drain = drain
         self._start = self._moved = monotonic()
-        self._fd = -1
+        self._sock: Any = None
         self._from: Position = None
         self._backlog: Backlog | None = self._new_backlog()
         self._rest = b""  # of what was sent in part
@@ -104,21 +103,19 @@ class Slot:
         self._watch: Watch | None = None
         self._writable: Any = None
 
-    def fileno(self) -> int:
-        """The descriptor, -1 when it is closed."""
-        return self._fd
-
     def open(self, fd: int, position: Position) -> None:
-        """Own `fd`, and write to it what is later than `position`."""
+        """Own the socket `fd`, and write to it what is later than `position`."""
+        self._sock = get_original("socket", "socket")(fileno=fd)
         if self.reason is not None:  # it was too slow already
-            _close(fd, reset=True)
+            self._close()
             return
-        self._fd, self._from = fd, position
+        self._sock.setblocking(False)
+        self._from = position
         self._moved = monotonic()
         if self._backlog is not None:
             self._backlog.skip(position)
         ticker = clock(cooperative=True)
-        self._watch = Watch(self, ticker, self._gone, self._half_closed)
+        self._watch = Watch(self._sock, ticker, self._gone, self._half_closed)
         _Sweep.of(ticker).slots.add(self)
         if self._drain is not None:
             self._drain.add(self)
@@ -126,12 +123,15 @@ class Slot:
 
     def put(self, frame: Frame) -> None:
         """Called by the fan-out."""
-        if self._last is not None or self.reason is not None:
-            return
         if self._backlog is not None:
             self._queue(frame)
         elif frame.position > self._from:
-            self._write(frame.chunk, frame.block)
+            try:
+                written = self._sock.send(frame.chunk)
+            except OSError as error:
+                written = self._failed(error)
+            self._wrote(frame.chunk, written, len(frame.block))
+            self._moved = frame.made
 
     def drain(self, retry: int) -> None:
         """Called by a worker that stops: end, asking the client back in `retry` ms."""
@@ -148,15 +148,14 @@ class Slot:
             self._watch.close()
             self._watch = None
         self._stop_waiting()
-        self._backlog, self._rest = None, b""
+        self._backlog, self._rest = self._new_backlog(), b""
         if self._drain is not None:
             self._drain.discard(self)
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            _close(fd, reset=reason is CloseReason.STALLED)
-        close, self._close = self._close, _nothing
+        self._close()
+        ended, self._ended = self._ended, None
         try:
-            close()
+            if ended is not None:
+                ended(self.sent)
         except Exception:
             log.exception("%s: closing its response failed", self._route)
         if self._policies.told:
@@ -175,7 +174,7 @@ class Slot:
         elif (beat := policies.beat(event_stream=True)) and still >= beat[1]:
             self._moved = now
             said = beat[0] if isinstance(policies.heartbeat, tuple) else self._mark()
-            self._write(_chunk(said), said)
+            self._say(said)
 
     def _mark(self) -> bytes:
         return mark(self._fanout.log, max(self._fanout.told, self._from)).block
@@ -185,29 +184,35 @@ class Slot:
 
     def _half_closed(self) -> None:
         if self._backlog is None:
-            self._write(_chunk(OPENING), OPENING)
+            self._say(OPENING)
 
     # the socket
 
-    def _write(self, data: bytes, said: bytes) -> None:
+    def _say(self, block: bytes) -> None:
+        chunk = _chunk(block)
         try:
-            written = os.write(self._fd, data)
-        except BlockingIOError:
-            written = 0
-        except OSError:
-            self.end(CloseReason.DISCONNECTED)
-            return
-        self.sent += len(said)
+            written = self._sock.send(chunk)
+        except OSError as error:
+            written = self._failed(error)
+        self._wrote(chunk, written, len(block))
+        self._moved = monotonic()
+
+    def _wrote(self, chunk: bytes, written: int, size: int) -> None:
+        self.sent += size
         self.pieces += 1
-        if written < len(data):
-            self._rest = data[written:]
+        if written < len(chunk) and self.reason is None:
+            self._rest = chunk[written:]
             self._backlog = self._new_backlog()
             self._wait()
-        self._moved = monotonic()
+
+    def _failed(self, error: OSError) -> int:
+        if not isinstance(error, BlockingIOError):
+            self.end(CloseReason.DISCONNECTED)
+        return 0
 
     def _queue(self, frame: Frame) -> None:
         assert self._backlog is not None
-        if not self._backlog.add(frame):
+        if self._last is None and self.reason is None and not self._backlog.add(frame):
             self.end(CloseReason.STALLED)
 
     def _finish(self, reason: CloseReason, block: bytes) -> None:
@@ -216,6 +221,8 @@ class Slot:
             self._last = reason, _chunk(block) + LAST_CHUNK if block else LAST_CHUNK
             self.sent += len(block)
             self._fanout.leave(self)
+            if self._backlog is None:
+                self._backlog = self._new_backlog()
             if self._writable is None:
                 self._flush()
 
@@ -225,12 +232,11 @@ class Slot:
             if not data:
                 break
             try:
-                written = os.write(self._fd, data)
-            except BlockingIOError:
-                written = 0
-            except OSError:
-                self.end(CloseReason.DISCONNECTED)
-                return
+                written = self._sock.send(data)
+            except OSError as error:
+                written = self._failed(error)
+                if self.reason is not None:
+                    return
             self._rest = data[written:]
             if written:
                 self._moved = monotonic()
@@ -257,7 +263,7 @@ class Slot:
 
     def _wait(self) -> None:
         if self._writable is None:
-            self._writable = get_hub().loop.io(self._fd, WRITABLE, ref=False)
+            self._writable = get_hub().loop.io(self._sock.fileno(), WRITABLE, ref=False)
             self._writable.start(self._flush)
 
     def _stop_waiting(self) -> None:
@@ -265,6 +271,12 @@ class Slot:
             self._writable.stop()
             self._writable.close()
             self._writable = None
+
+    def _close(self) -> None:
+        if self._sock is not None:
+            if self.reason is CloseReason.STALLED:
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self._sock.close()
 
     def _new_backlog(self) -> Backlog:
         return Backlog(self._fanout.log, self._limit, self._slow)
@@ -298,17 +310,5 @@ class _Sweep:
                 slot.tick(now)
 
 
-def _nothing() -> None:
-    return
-
-
 def _chunk(data: bytes) -> bytes:
     return b"%X\r\n%b\r\n" % (len(data), data)
-
-
-def _close(fd: int, *, reset: bool) -> None:
-    if not reset:
-        os.close(fd)
-        return
-    with get_original("socket", "socket")(fileno=fd) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

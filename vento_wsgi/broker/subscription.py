@@ -57,12 +57,12 @@ class Subscription(Iterator[sse.Event]):
         self.slow: Slow = slow
         self.backlog = backlog
         self._gap = False
+        self.position: Position = None if after is None else source.position(after)
         if after is None:
             self.position = source.last()
-        else:
-            position = source.position(after)
-            self._gap = position is None or source.lost(position)
-            self.position: Position = source.first() if self._gap else position
+        elif self.position is None or source.lost(self.position):
+            self._gap = True
+            self.position = source.first()
         self._waiting: Backlog | None = None
         self._changed: threading.Condition | None = None
         self._lagged = self._closed = False

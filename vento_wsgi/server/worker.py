@@ -58,10 +58,6 @@ _CONNECTION_ERRORS = (BrokenPipeError, ConnectionResetError, NoMoreData, ssl.SSL
 _NO_HOOK = PostRequest.default
 
 
-def _nothing(sent: int) -> None:
-    return
-
-
 class _Idle(BaseException):
     """Thrown into a greenlet whose connection waits for a request, to close it."""
 
@@ -264,5 +260,5 @@ class StreamWorker(GeventWorker):
         listened = self.log.access_log_enabled or self.cfg.post_request is not _NO_HOOK
         response.force_close()
         response.sock.settimeout(feed.policies.send_timeout)
-        feed.park(response.write, response.sock.detach, done if listened else _nothing)
+        feed.park(response.write, response.sock.detach, done if listened else None)
         raise _Parked
