@@ -171,10 +171,11 @@ def requirements(built: Built) -> list[Requirement]:
 
 def test_the_wheel_has_every_module_of_the_package_and_nothing_else(built: Built) -> None:
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "vento_wsgi").rglob("*.py")}
+    modules.add("pytest_vento_wsgi.py")
     names = wheel_names(built)
     assert {name for name in names if name.endswith(".py")} == modules
     about = f"vento_wsgi-{__version__}.dist-info"
-    assert {name.split("/")[0] for name in names} == {"vento_wsgi", about}
+    assert {name.split("/")[0] for name in names} == {"vento_wsgi", "pytest_vento_wsgi.py", about}
 
 
 def test_the_sdist_has_what_the_package_is_built_from(built: Built) -> None:
