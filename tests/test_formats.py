@@ -13,18 +13,16 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from playwright.sync_api import Browser
+from servers import HERE
+from servers import serve as serve_on
+from test_browser import browser  # noqa: F401
 from test_stream import Source, answer, serve
 
 from vento_wsgi import BodyError, Response
-from vento_wsgi.formats import (
-    CHUNK,
-    FORMULA,
-    Formatted,
-    csv_rows,
-    json_array,
-    multipart_mixed,
-    ndjson,
-)
+from vento_wsgi.formats import Formatted, csv_rows, json_array, multipart_mixed, ndjson
+from vento_wsgi.formats.formatted import CHUNK
+from vento_wsgi.formats.rows import FORMULA
 
 VALUES = st.recursive(
     st.none()
@@ -207,16 +205,29 @@ def test_parts_are_read_back_with_their_types(boundary: str | None) -> None:
     ]
 
 
-def test_the_delimiter_follows_a_frame_at_once_and_the_last_one_closes() -> None:
-    frames = multipart_mixed(
-        lazily([b"1", b"2"]), part_type="image/png", replace=True, boundary="b"
-    )
-    assert frames.content_type == 'multipart/x-mixed-replace; boundary="b"'
-    assert list(frames) == [
+def test_the_delimiter_follows_a_part_at_once_and_the_last_one_closes() -> None:
+    parts = multipart_mixed(lazily([b"1", b"2"]), part_type="image/png", boundary="b")
+    assert list(parts) == [
         b"--b\r\nContent-Type: image/png\r\nContent-Length: 1\r\n\r\n1\r\n--b",
         b"\r\nContent-Type: image/png\r\nContent-Length: 1\r\n\r\n2\r\n--b",
         b"--\r\n",
     ]
+    assert list(multipart_mixed([], boundary="b")) == [b"--b--\r\n"]
+
+
+def test_the_headers_of_the_next_frame_follow_a_frame_at_once() -> None:
+    frames = multipart_mixed(lazily([b"1", b"2"]), part_type="image/png", replace=True)
+    assert frames.content_type.startswith("multipart/x-mixed-replace; boundary=")
+    boundary = frames.content_type.partition("=")[2].encode()
+    head = b"--" + boundary + b"\r\nContent-Type: image/png\r\n\r\n"
+    assert list(frames) == [
+        head + b"1\r\n" + head,
+        b"2\r\n" + head,
+        b"\r\n--" + boundary + b"--\r\n",
+    ]
+    parts: Any = [({}, b"1")]
+    with pytest.raises(BodyError, match=r"item 1 .* no headers of their own"):
+        list(multipart_mixed(parts, replace=True))
 
 
 def test_frames_that_break_off_have_no_closing_delimiter() -> None:
@@ -334,3 +345,35 @@ async def rows_of_another_world() -> Any:
 def test_what_has_no_rows_is_refused(make: Callable[..., Formatted], rows: Any, says: str) -> None:
     with pytest.raises(BodyError, match=rf"{make.__name__}\(\) takes an iterable, not {says}"):
         make(rows)
+
+
+# Frames in a browser.
+
+
+@pytest.fixture(scope="module")
+def camera(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    tmp = tmp_path_factory.mktemp("camera")
+    target = "camera_app:app"
+    with serve_on("gunicorn-StreamWorker", target, cwd=HERE / "apps", tmp=tmp) as running:
+        yield f"http://{running.host}:{running.port}"
+
+
+def test_a_browser_shows_each_frame_before_the_next_one_is_there(
+    browser: Browser,  # noqa: F811
+    camera: str,
+) -> None:
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.goto(camera)
+        page.evaluate("document.body.append(Object.assign(new Image(), {src: '/frames'}))")
+        for width in (1, 2, 3):
+            page.evaluate("width => fetch(`/show/${width}`, {method: 'POST'})", width)
+            page.wait_for_function(
+                "width => document.images[0].naturalWidth === width", arg=width, timeout=20_000
+            )
+        page.evaluate("fetch('/show/0', {method: 'POST'})")
+        page.wait_for_function("fetch('/open').then(it => it.text()).then(it => it === '0')")
+        assert page.evaluate("[document.images[0].naturalWidth, document.images[0].complete]") == [
+            3,
+            True,
+        ]
