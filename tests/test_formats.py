@@ -308,21 +308,33 @@ def test_the_source_is_closed_once_wherever_it_is_left(
 
 
 @pytest.mark.parametrize("make", FORMATS)
-def test_the_generator_of_an_iterable_is_closed_with_it(make: Callable[..., Formatted]) -> None:
-    ended = []
-
-    class Rows:
-        def __iter__(self) -> Iterator[Any]:
-            try:
-                yield ROW[make]
-                yield ROW[make]
-            finally:
-                ended.append(True)
-
-    chunks = make(Rows())
+def test_the_iterator_of_an_iterable_is_closed_with_it(make: Callable[..., Formatted]) -> None:
+    source = Source(ROW[make], ROW[make])
+    chunks = make(Having(Taking(source)))
     next(iter(chunks))
     chunks.close()
-    assert ended == [True]
+    assert source.closed == 1
+
+
+class Taking(Iterator[Any]):
+    """Takes of a source, and closes it."""
+
+    def __init__(self, source: Source) -> None:
+        self._items = iter(source)
+        self.close = source.close
+
+    def __next__(self) -> Any:
+        return next(self._items)
+
+
+class Having:
+    """Has an iterator, and nothing to close itself."""
+
+    def __init__(self, iterator: Iterator[Any]) -> None:
+        self._iterator = iterator
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._iterator
 
 
 async def rows_of_another_world() -> Any:

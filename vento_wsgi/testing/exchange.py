@@ -219,7 +219,6 @@ class Exchange:
             self._sent = True
             with self._changed:
                 self._chunk = chunk
-                self._wanted = False
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: not self._chunk or self._left)
 
