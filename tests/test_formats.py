@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from email import message_from_bytes
@@ -157,6 +158,8 @@ def test_the_format_is_that_of_the_csv_module() -> None:
 
 @pytest.mark.parametrize("begins", FORMULA)
 def test_no_guarded_text_begins_as_a_formula(begins: str) -> None:
+    if begins == "\0" and sys.version_info < (3, 11):
+        pytest.skip("csv takes no NUL, so that it is a BodyError")
     cell = f'{begins}cmd|"/c calc"!A1'
     [[header], [written]] = table(csv_rows([{cell: cell}], guard=True))
     assert header == written == f"'{cell}"
