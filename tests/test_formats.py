@@ -12,7 +12,7 @@ from email import message_from_bytes
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from playwright.sync_api import Browser
 from servers import HERE
@@ -57,6 +57,7 @@ def lazily(rows: Iterable[Any]) -> Iterator[Any]:
 # NDJSON and JSON.
 
 
+@settings(deadline=None)
 @given(st.lists(VALUES))
 def test_each_line_of_ndjson_is_a_row(rows: list[Any]) -> None:
     for source in (rows, lazily(rows)):
@@ -65,6 +66,7 @@ def test_each_line_of_ndjson_is_a_row(rows: list[Any]) -> None:
         assert [json.loads(line) for line in lines] == rows
 
 
+@settings(deadline=None)
 @given(st.lists(VALUES))
 def test_an_array_is_the_rows(rows: list[Any]) -> None:
     assert json.loads(text(json_array(rows))) == rows
@@ -107,6 +109,7 @@ def test_an_array_whose_source_fails_is_no_json() -> None:
 # CSV.
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(CELLS, min_size=1, max_size=4)))
 def test_csv_is_read_back_as_it_was(rows: list[list[str]]) -> None:
     assert table(csv_rows(rows)) == table(csv_rows(lazily(rows))) == rows
