@@ -160,10 +160,8 @@ class SQLite:
         return self._run(work)
 
     def follow(self, after: int) -> Iterator[list[Entry]]:
-        epoch = self._epoch
-        listener = self._wakeups.listen()
-        self._listeners.add(listener)
-        failed = False
+        epoch, failed = self._epoch, False
+        listener = self._listen()
         try:
             while not self._closed:
                 try:
@@ -180,11 +178,22 @@ class SQLite:
                 elif entries:
                     after = entries[-1].position
                     yield entries
-                else:
+                elif listener.is_there():
                     listener.wait(POLL)
+                else:
+                    self._leave(listener)
+                    listener = self._listen()
         finally:
-            self._listeners.discard(listener)
-            listener.close()
+            self._leave(listener)
+
+    def _listen(self) -> Listener:
+        listener = self._wakeups.listen()
+        self._listeners.add(listener)
+        return listener
+
+    def _leave(self, listener: Listener) -> None:
+        self._listeners.discard(listener)
+        listener.close()
 
     def id(self, position: int) -> str:
         return self._epoch.id(position)
