@@ -56,6 +56,8 @@ _NAME = re.compile(r"[\w.:/-]{1,200}", re.ASCII)
 
 T = TypeVar("T")
 
+_REFUSED = (redis.AuthenticationError, AuthorizationError)
+
 _parse_url: Any = connections.parse_url  # that they have no types is redis-py's
 _Pool: Any = connections.BlockingConnectionPool
 
@@ -85,7 +87,7 @@ class Redis:
         self._closed = False
         self._pid = 0
         self._client: Any = None
-        self._following: set[Any] = set()
+        self._following: dict[Any, int] = {}  # connections, and the process of each
 
     def append(self, topic: str, block: bytes) -> Position:
         age = -1
@@ -130,31 +132,34 @@ class Redis:
         pause, failed = 0.0, False
         while not self._closed:
             connection = self._kind(**{**self._options, "socket_timeout": BLOCK + ANSWER})
-            self._following.add(connection)
+            self._following[connection] = os.getpid()
             try:
                 connection.connect()
                 entries: list[Entry] = []
                 while not self._closed:
                     if not entries:  # at first, and when nothing has come for some time
-                        stream, after = self._place(stream, after)
+                        stream, after = self._place(connection, stream, after)
                     entries = self._next(connection, after)
                     pause, failed = 0.0, False
                     if entries:
                         after = entries[-1].position
                         yield entries
-            except (RedisError, OSError, BrokerError) as error:
+            except (RedisError, OSError) as error:
                 if not (failed or self._closed):
                     log.warning("following %s goes on when it can: %s", self._where, error)
                 failed = True
             finally:
-                self._following.discard(connection)
+                del self._following[connection]
                 connection.disconnect()
             pause = min(max(2 * pause, 0.05), MAX_PAUSE)
             self._sleep(random.uniform(pause / 2, pause))
 
-    def _place(self, stream: bytes | None, after: Position) -> tuple[bytes, Position]:
+    def _place(
+        self, connection: Any, stream: bytes | None, after: Position
+    ) -> tuple[bytes, Position]:
         """Which stream there is, and where in it to go on after `after`."""
-        state = self._run(lambda client: self._state(client, after), patience=0)
+        connection.send_command("EVAL", STATE, 1, self._name, text(after))
+        state = State.of(connection.read_response())
         if not state.stream:
             return state.stream, START
         if stream is None or stream == state.stream:
@@ -179,39 +184,53 @@ class Redis:
 
     def close(self) -> None:
         self._closed = True
-        if self._pid != os.getpid():
-            return
-        for connection in tuple(self._following):
-            with suppress(AttributeError, OSError):  # not connected, or no more
-                connection._sock.shutdown(socket.SHUT_RDWR)
-        if self._client is not None:
+        here = os.getpid()
+        for connection, process in tuple(self._following.items()):
+            if process == here:
+                with suppress(AttributeError, OSError):  # not connected, or no more
+                    connection._sock.shutdown(socket.SHUT_RDWR)
+        if self._pid == here:
             self._client.connection_pool.disconnect()
 
     def _state(self, client: Any, asked: Position = START) -> State:
         return State.of(client.eval(STATE, 1, self._name, text(asked)))
 
-    def _run(self, work: Callable[[Any], T], patience: float = PATIENCE) -> T:
+    def _run(self, work: Callable[[Any], T]) -> T:
         """What `work` gives, called again while Redis cannot be reached."""
-        give_up, pause = time.monotonic() + patience, 0.05
+        give_up, pause = time.monotonic() + PATIENCE, 0.05
         while True:
-            if self._closed:
-                raise BrokerError("the broker has been closed: make a new one")
+            self._check_open()
             try:
                 return work(self._connected())
-            except (redis.AuthenticationError, AuthorizationError) as error:
-                raise BrokerError(
-                    f"{self._where} refuses us: {error}; check user and password in the url"
-                ) from error
-            except (redis.ConnectionError, redis.TimeoutError, redis.ReadOnlyError) as error:
-                if time.monotonic() + pause > give_up:
-                    raise BrokerError(
-                        f"{self._where} did not answer within {patience:g} s: {error}; "
-                        "is it running there, and does it let this machine in?"
-                    ) from error
-            except RedisError as error:
-                raise BrokerError(f"{self._where}, {self._name}: {_advice(error)}") from error
+            except Exception as error:
+                self._check_open()  # redis-py says anything when it is closed in the middle
+                if not _passes(error) or time.monotonic() + pause > give_up:
+                    raise self._refusal(error) from error
             self._sleep(random.uniform(pause / 2, pause))
             pause = min(2 * pause, MAX_PAUSE)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BrokerError("the broker has been closed: make a new one")
+
+    def _refusal(self, error: Exception) -> Exception:
+        if not isinstance(error, RedisError):
+            return error
+        said = str(error)
+        if _passes(error):
+            return BrokerError(
+                f"{self._where} did not answer within {PATIENCE:g} s: {said}; "
+                "is it running there, and does it let this machine in?"
+            )
+        advice = ""
+        # the latter of a command that is too long to be let in
+        if isinstance(error, _REFUSED) or "unauthenticated" in said:
+            advice = "; check user and password in the url"
+        elif said.startswith("WRONGTYPE"):
+            advice = "; another program uses the key, write ?name= and another one in the url"
+        elif "unknown" in said.lower():
+            advice = "; a Redis from 6.2 on is needed, with scripts and streams"
+        return BrokerError(f"{self._where} refuses us, {self._name}: {said}{advice}")
 
     def _connected(self) -> Any:
         if self._pid != os.getpid():  # a pool of the parent's has its locks, and is left alone
@@ -221,7 +240,7 @@ class Redis:
                 connection_class=self._kind,
                 **self._options,
             )
-            self._client, self._following = redis.Redis(connection_pool=pool), set()
+            self._client = redis.Redis(connection_pool=pool)
             self._pid = os.getpid()
         return self._client
 
@@ -260,10 +279,7 @@ def _field(topic: bytes, block: bytes, *_: bytes) -> tuple[str, bytes]:
     return topic.decode("utf-8", "replace"), block
 
 
-def _advice(error: RedisError) -> str:
-    said = str(error)
-    if said.startswith("WRONGTYPE"):
-        return f"{said}; another program uses the key, write ?name= and another one in the url"
-    if isinstance(error, redis.ResponseError) and "unknown" in said.lower():
-        return f"{said}; a Redis from 6.2 on is needed, with scripts and streams"
-    return said
+def _passes(error: Exception) -> bool:
+    """Whether it is to be expected of a Redis that is restarted, or becomes another's replica."""
+    passing = (redis.ConnectionError, redis.TimeoutError, redis.ReadOnlyError)
+    return isinstance(error, passing) and not isinstance(error, _REFUSED)
