@@ -30,6 +30,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import TYPE_CHECKING
 
 from . import sse
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
     from .connection import Connection
+    from .greenlets import Greenlets
 
 __all__ = ["DRAIN", "PARK", "ROUTE", "Stream", "route"]
 
@@ -118,13 +120,10 @@ class Stream(Iterator[bytes]):
         self._pump: Pump
         together = cooperative()
         if together:
-            from .connection import Connection
-
-            self.connection = Connection.of(environ)
+            connection, greenlets = _parts_for_gevent()
+            self.connection = connection.of(environ)
         if waits and together:
-            from .greenlets import Greenlets
-
-            self._pump = Greenlets(chunks, self._idle, policies.flush == "each")
+            self._pump = greenlets(chunks, self._idle, policies.flush == "each")
         elif waits and (policies.heartbeat or policies.deadline):
             self._pump = Threads(chunks, each=policies.flush == "each")
         else:
@@ -340,6 +339,14 @@ class Stream(Iterator[bytes]):
             duration = time.monotonic() - self._start
             ending = Ending(self.reason, self._sent, self._pieces, duration)
             self._policies.tell(self._route, ending)
+
+
+@cache
+def _parts_for_gevent() -> tuple[type[Connection], type[Greenlets]]:
+    from .connection import Connection
+    from .greenlets import Greenlets
+
+    return Connection, Greenlets
 
 
 def route(environ: WSGIEnvironment) -> str:
