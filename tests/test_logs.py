@@ -54,9 +54,7 @@ class Opener:
 
 
 @pytest.fixture(params=["memory", *PROCESSES])
-def opened(
-    request: pytest.FixtureRequest, server: RedisServer, tmp_path: Path
-) -> Iterator[Opener]:
+def opened(request: pytest.FixtureRequest, server: RedisServer, tmp_path: Path) -> Iterator[Opener]:
     opener = {
         "memory": Opener("Memory", ""),
         "sqlite": Opener("SQLite", str(tmp_path / "log")),
