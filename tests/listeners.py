@@ -68,14 +68,14 @@ class Listener:
         self._address = address
         self._raw = bytearray()
         self._body = b""
-        self._in_body = False
+        self.answered = False
 
     def __str__(self) -> str:
         return f"a listener to {self.topics} at workers {self.workers}"
 
     def connect(self) -> socket.socket:
         self._raw.clear()
-        self._body, self._in_body = b"", False
+        self._body = b""
         self.sock = socket.create_connection(self._address, PATIENCE)
         asked = urlencode([("topic", topic) for topic in self.topics])
         last = f"Last-Event-ID: {self.last_id}\r\n" if self.last_id else ""
@@ -86,7 +86,7 @@ class Listener:
     def close(self) -> None:
         if self.sock is not None:
             self.sock.close()
-            self.sock = None
+            self.sock, self.answered = None, False
 
     def receive(self) -> bool:
         """Take what has come; False if no more will come on this connection."""
@@ -96,7 +96,7 @@ class Listener:
         except ConnectionResetError:
             return False
         self._raw += data
-        if not self._in_body and not self._head():
+        if not self.answered and not self._head():
             return bool(data)
         goes_on = self._chunks()
         *blocks, self._body = self._body.split(b"\n\n")
@@ -113,7 +113,7 @@ class Listener:
         assert worker
         self.workers.append(int(worker[1]))
         del self._raw[: len(head) + 4]
-        self._in_body = True
+        self.answered = True
         return True
 
     def _chunks(self) -> bool:
@@ -220,6 +220,11 @@ class Crowd:
     @property
     def published(self) -> int:
         return sum(len(publisher.told) for publisher in self._publishers)
+
+    @property
+    def listening(self) -> int:
+        """How many listeners have been answered and not been disconnected since."""
+        return sum(listener.answered for listener in self.listeners)
 
     def turn(self) -> None:
         """Read what there is, and let those come back whose time it is."""
