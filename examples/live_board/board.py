@@ -23,7 +23,8 @@ Card = dict[str, Any]
 broker = Broker()  # by default a log in a file, for all processes started in this directory
 
 SCHEMA = """CREATE TABLE IF NOT EXISTS cards (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, revision INTEGER NOT NULL, text TEXT NOT NULL, "column" TEXT
+    id INTEGER PRIMARY KEY AUTOINCREMENT, revision INTEGER NOT NULL,
+    text TEXT NOT NULL, "column" TEXT
 )"""
 NEXT = "(SELECT coalesce(max(revision), 0) + 1 FROM cards)"
 

@@ -31,7 +31,7 @@ CROWDED = 9
 def stir(idea: str) -> str:
     """Move a card on by one column, or take one off that is done, or add one; what was done."""
     found = board.board()["cards"]
-    if len(found) < CROWDED and random.random() < 0.5 or not found:
+    if not found or (len(found) < CROWDED and random.random() < 0.5):
         board.add(idea, "ideas")
         return f"added {idea}"
     card = random.choice(found)

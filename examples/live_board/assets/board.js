@@ -26,6 +26,7 @@ async function load() {
     after ??= board.after;
     document.body.dataset.loaded = board.revision;
     if (!source) listen();
+    else if (source.readyState === EventSource.OPEN) show("live");
   } catch {
     show("reconnecting");
     setTimeout(load, 1000);
@@ -41,11 +42,9 @@ function listen() {
     if (source.readyState === EventSource.CLOSED) setTimeout(listen, 1000);
   };
   source.onmessage = (event) => {
-    const card = JSON.parse(event.data);
     after = event.lastEventId;
     element("received").textContent = ++received;
-    element("latest").textContent = said(card);
-    put(card);
+    apply(JSON.parse(event.data));
   };
   source.addEventListener("gap", (event) => {
     after = event.lastEventId;
@@ -57,30 +56,35 @@ function show(state) {
   element("state").textContent = element("state").dataset.state = state;
 }
 
-function said(card) {
-  const old = cards.get(card.id);
-  const what = !card.column ? "was taken off" : old ? `moved to ${names[card.column]}` : `is new in ${names[card.column]}`;
-  return `“${card.text}” ${what}`;
+function said({ id, text, column }) {
+  if (!column) return `“${text}” was taken off`;
+  return `“${text}” ${cards.has(id) ? "moved to" : "is new in"} ${names[column]}`;
 }
 
 // The cards
 
+function apply(card) {
+  const what = said(card);
+  if (put(card)) element("latest").textContent = what;
+}
+
 function put(card) {
   const old = cards.get(card.id);
-  if (old && old.revision >= card.revision) return;
-  if (old) old.element.remove();
+  if (old && old.revision >= card.revision) return false;
+  old?.element?.remove();
   if (card.column) {
     card.element = draw(card);
     const list = column(card.column).querySelector(".cards");
     const below = [...list.children].find((other) => Number(other.dataset.revision) < card.revision);
     list.insertBefore(card.element, below ?? null);
   }
-  cards.set(card.id, { element: document.createElement("li"), ...card });
+  cards.set(card.id, card);
   count();
+  return true;
 }
 
 function remove(id) {
-  cards.get(id).element.remove();
+  cards.get(id).element?.remove();
   cards.delete(id);
   count();
 }
@@ -122,7 +126,7 @@ function change(id, target) {
 
 async function tell(method, url, fields) {
   try {
-    put(await ask(method, url, fields));
+    apply(await ask(method, url, fields));
     element("notice").hidden = true;
     return true;
   } catch (error) {
