@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +26,18 @@ COMMANDS = [
 ]
 
 
-def app_client(code: str) -> Client:
+@contextmanager
+def app_client(code: str) -> Iterator[Client]:
     names: dict[str, Any] = {"__name__": "readme"}
     exec(compile(code, "README.md", "exec"), names)
-    for name, function in names.items():
-        if name.startswith("test_"):
-            function()
-    return Client(names["app"])
+    try:
+        for name, function in tuple(names.items()):
+            if name.startswith("test_"):
+                function()
+        yield Client(names["app"])
+    finally:
+        if "broker" in names:
+            names["broker"].close()
 
 
 def events_count_to_five(client: Client) -> None:
@@ -52,6 +60,20 @@ def scores_are_events(client: Client) -> None:
         (None, '{"home":1,"away":1}'),
         (None, "full time"),
     ]
+
+
+def news_are_told_from_where_one_left_off(client: Client) -> None:
+    first, *others = (
+        client.post(f"/news/{topic}", json={"in": topic})
+        for topic in ("sports", "world/north", "weather", "sports")
+    )
+    assert first.status_code == 201
+    assert first.json is not None
+    comes_back = {"Last-Event-ID": first.json["id"]}
+    with client.get("/news", headers=comes_back, buffered=False) as response:
+        events = (event for event in decode(response.iter_encoded()) if event.data is not None)
+        assert [next(events).data for _ in range(2)] == ['{"in":"world/north"}', '{"in":"sports"}']
+    assert len({other.json["id"] for other in others if other.json}) == 3
 
 
 def reports_are_downloads(client: Client) -> None:
@@ -98,6 +120,7 @@ CHECKS = [
     events_count_to_five,
     order_seven_has_left,
     scores_are_events,
+    news_are_told_from_where_one_left_off,
     reports_are_downloads,
     people_are_rows,
     letters_become_upper,
@@ -113,19 +136,33 @@ def test_each_python_block_is_an_application_that_does_what_it_says(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    CHECKS[number](app_client(PYTHON[number]))
+    with app_client(PYTHON[number]) as client:
+        CHECKS[number](client)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_is_one_that_can_be_given(command: str, tmp_path: Path) -> None:
     (tmp_path / "hello.py").write_text(PYTHON[0])
     program, *arguments = shlex.split(command)
+    env = {
+        "VENTO_BROKER_URL": f"sqlite:///{tmp_path / 'events.db'}",
+        "LIVE_BOARD": str(tmp_path / "board.db"),
+    }
     if program == "make":
         check = ["make", "-C", str(ROOT), "-n", *arguments]
     elif program == "gunicorn":
         check = [sys.executable, "-m", "gunicorn", "--check-config", *arguments]
+    elif program == "python":
+        check = [sys.executable, *arguments]
     else:
         assert program == "vento-wsgi"
         check = [sys.executable, "-m", "vento_wsgi", "routes", arguments[-1]]
-    done = subprocess.run(check, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        check,
+        cwd=ROOT if "examples." in command else tmp_path,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
