@@ -14,13 +14,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from servers import ROOT, eventually
 
 from vento_wsgi.broker.log import Entry, Log, Position
@@ -30,7 +32,7 @@ SECONDS = 30.0  # for whatever another process does, on a machine that is busy
 
 
 class RedisServer:
-    """A redis-server with a directory of its own, on a Unix socket, that loses no answer it gave."""
+    """A redis-server with a directory of its own, on a Unix socket, that keeps all it answered."""
 
     def __init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="vento-redis-"))
@@ -43,10 +45,10 @@ class RedisServer:
         if command is None:
             pytest.fail("the tests need redis-server: make packages")
         with (self.directory / "log").open("ab") as log:
+            where = ("--port", "0", "--unixsocket", self.socket, "--dir", self.directory)
+            keeps = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
             self.process = subprocess.Popen(
-                [command, "--port", "0", "--unixsocket", str(self.socket), "--save", ""]
-                + ["--dir", str(self.directory), "--appendonly", "yes", "--appendfsync", "always"]
-                + list(options),
+                [command, *where, *keeps, *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -64,7 +66,8 @@ class RedisServer:
 
     def client(self) -> "redis.Redis":
         """For what the log has no words for."""
-        return redis.Redis(unix_socket_path=str(self.socket))
+        once = Retry(NoBackoff(), 0)
+        return redis.Redis(unix_socket_path=str(self.socket), retry=once)
 
     def kill(self) -> None:
         assert self.process is not None
@@ -122,7 +125,8 @@ class Following:
         self._log.close()
         self.thread.join(SECONDS)
         assert not self.thread.is_alive()
-        assert self.errors == []
+        for failure in self.errors:
+            raise failure
 
 
 PRELUDE = """
@@ -182,9 +186,9 @@ class Child:
 @contextmanager
 def script(spec: str, code: str, *, patched: bool = False) -> Iterator[Child]:
     """Run `code` in a process of its own, where ``opened()`` is the log; warnings are errors."""
+    strict = ("-X", "dev", "-W", "error")
     process = subprocess.Popen(
-        [sys.executable, "-X", "dev", "-W", "error", "-c"]
-        + [(PATCHED if patched else "") + PRELUDE + code, spec],
+        [sys.executable, *strict, "-c", (PATCHED if patched else "") + PRELUDE + code, spec],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -207,6 +211,3 @@ def _target(fd: str) -> str:
         return os.readlink(f"/proc/self/fd/{fd}")
     except OSError:
         return ""  # that of the listing itself
-
-
-Open = Callable[..., Log]

@@ -54,9 +54,7 @@ class Opener:
 
 
 @pytest.fixture(params=["memory", *PROCESSES])
-def opened(
-    request: pytest.FixtureRequest, server: RedisServer, tmp_path: Path
-) -> Iterator[Opener]:
+def opened(request: pytest.FixtureRequest, server: RedisServer, tmp_path: Path) -> Iterator[Opener]:
     opener = {
         "memory": Opener("Memory", ""),
         "sqlite": Opener("SQLite", str(tmp_path / "log")),
@@ -109,8 +107,10 @@ def test_a_position_has_an_id_that_a_client_can_send_back(opened: Opener) -> Non
 
 @pytest.mark.parametrize(
     "id",
-    ["", "-", "1", "x", "-1", "1-", "01-1", "1-01", "1--1", "1-1-1", "+1-1", "1-1 ", " 1-1"]
-    + ["1-1\n", "v-1", "vaaaaaaaa-1", "١-١", f"{2**64}-1", f"1-{2**64}", "9" * 5000],
+    [
+        *("", "-", "1", "x", "-1", "1-", "01-1", "1-01", "1--1", "1-1-1", "+1-1", "1-1 ", " 1-1"),
+        *("1-1\n", "v-1", "vaaaaaaaa-1", "١-١", f"{2**64}-1", f"1-{2**64}", "9" * 5000),
+    ],
 )
 def test_what_is_no_id_of_the_log_has_no_position(opened: Opener, id: str) -> None:
     assert opened().position(id) is None

@@ -56,6 +56,8 @@ _NAME = re.compile(r"[\w.:/-]{1,200}", re.ASCII)
 
 T = TypeVar("T")
 
+_REFUSED = (redis.AuthenticationError, AuthorizationError)
+
 _parse_url: Any = connections.parse_url  # that they have no types is redis-py's
 _Pool: Any = connections.BlockingConnectionPool
 
@@ -136,13 +138,13 @@ class Redis:
                 entries: list[Entry] = []
                 while not self._closed:
                     if not entries:  # at first, and when nothing has come for some time
-                        stream, after = self._place(stream, after)
+                        stream, after = self._place(connection, stream, after)
                     entries = self._next(connection, after)
                     pause, failed = 0.0, False
                     if entries:
                         after = entries[-1].position
                         yield entries
-            except (RedisError, OSError, BrokerError) as error:
+            except (RedisError, OSError) as error:
                 if not (failed or self._closed):
                     log.warning("following %s goes on when it can: %s", self._where, error)
                 failed = True
@@ -152,9 +154,12 @@ class Redis:
             pause = min(max(2 * pause, 0.05), MAX_PAUSE)
             self._sleep(random.uniform(pause / 2, pause))
 
-    def _place(self, stream: bytes | None, after: Position) -> tuple[bytes, Position]:
+    def _place(
+        self, connection: Any, stream: bytes | None, after: Position
+    ) -> tuple[bytes, Position]:
         """Which stream there is, and where in it to go on after `after`."""
-        state = self._run(lambda client: self._state(client, after), patience=0)
+        connection.send_command("EVAL", STATE, 1, self._name, text(after))
+        state = State.of(connection.read_response())
         if not state.stream:
             return state.stream, START
         if stream is None or stream == state.stream:
@@ -190,29 +195,42 @@ class Redis:
     def _state(self, client: Any, asked: Position = START) -> State:
         return State.of(client.eval(STATE, 1, self._name, text(asked)))
 
-    def _run(self, work: Callable[[Any], T], patience: float | None = None) -> T:
+    def _run(self, work: Callable[[Any], T]) -> T:
         """What `work` gives, called again while Redis cannot be reached."""
-        patience = PATIENCE if patience is None else patience
-        give_up, pause = time.monotonic() + patience, 0.05
+        give_up, pause = time.monotonic() + PATIENCE, 0.05
         while True:
-            if self._closed:
-                raise BrokerError("the broker has been closed: make a new one")
+            self._check_open()
             try:
                 return work(self._connected())
-            except (redis.AuthenticationError, AuthorizationError) as error:
-                raise BrokerError(
-                    f"{self._where} refuses us: {error}; check user and password in the url"
-                ) from error
-            except (redis.ConnectionError, redis.TimeoutError, redis.ReadOnlyError) as error:
-                if time.monotonic() + pause > give_up:
-                    raise BrokerError(
-                        f"{self._where} did not answer within {patience:g} s: {error}; "
-                        "is it running there, and does it let this machine in?"
-                    ) from error
-            except RedisError as error:
-                raise BrokerError(f"{self._where}, {self._name}: {_advice(error)}") from error
+            except Exception as error:
+                self._check_open()  # redis-py says anything when it is closed in the middle
+                if not _passes(error) or time.monotonic() + pause > give_up:
+                    raise self._refusal(error) from error
             self._sleep(random.uniform(pause / 2, pause))
             pause = min(2 * pause, MAX_PAUSE)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BrokerError("the broker has been closed: make a new one")
+
+    def _refusal(self, error: Exception) -> Exception:
+        if not isinstance(error, RedisError):
+            return error
+        said = str(error)
+        if _passes(error):
+            return BrokerError(
+                f"{self._where} did not answer within {PATIENCE:g} s: {said}; "
+                "is it running there, and does it let this machine in?"
+            )
+        advice = ""
+        # the latter of a command that is too long to be let in
+        if isinstance(error, _REFUSED) or "unauthenticated" in said:
+            advice = "; check user and password in the url"
+        elif said.startswith("WRONGTYPE"):
+            advice = "; another program uses the key, write ?name= and another one in the url"
+        elif "unknown" in said.lower():
+            advice = "; a Redis from 6.2 on is needed, with scripts and streams"
+        return BrokerError(f"{self._where} refuses us, {self._name}: {said}{advice}")
 
     def _connected(self) -> Any:
         if self._pid != os.getpid():  # a pool of the parent's has its locks, and is left alone
@@ -261,10 +279,7 @@ def _field(topic: bytes, block: bytes, *_: bytes) -> tuple[str, bytes]:
     return topic.decode("utf-8", "replace"), block
 
 
-def _advice(error: RedisError) -> str:
-    said = str(error)
-    if said.startswith("WRONGTYPE"):
-        return f"{said}; another program uses the key, write ?name= and another one in the url"
-    if isinstance(error, redis.ResponseError) and "unknown" in said.lower():
-        return f"{said}; a Redis from 6.2 on is needed, with scripts and streams"
-    return said
+def _passes(error: Exception) -> bool:
+    """Whether it is to be expected of a Redis that is restarted, or becomes another's replica."""
+    passing = (redis.ConnectionError, redis.TimeoutError, redis.ReadOnlyError)
+    return isinstance(error, passing) and not isinstance(error, _REFUSED)

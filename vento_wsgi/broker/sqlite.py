@@ -15,7 +15,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TypeVar
 
 from ..exceptions import BrokerError
@@ -68,7 +68,7 @@ class SQLite:
         self._lock = threading.Lock()  # held while the connection is used, over no switch
         self._connection: sqlite3.Connection | None = None
         self._pid = 0
-        self._file: tuple[int, int] | None = None
+        self._file: os.stat_result | None = None
         self._epoch = Epoch()
         self._trim_at = 0.0
         self._run(lambda _: None)  # what cannot be used is refused here
@@ -148,22 +148,18 @@ class SQLite:
         query = "SELECT id, topic, block FROM entries WHERE id > ? ORDER BY id LIMIT ?"
 
         def work(connection: sqlite3.Connection) -> list[Entry]:
-            entries, size = [], 0
+            entries, room = [], BATCH_BYTES
             with closing(connection.execute(query, (after, BATCH))) as rows:
-                for row in rows:
+                while room > 0 and (row := rows.fetchone()) is not None:
                     entries.append(Entry._make(row))
-                    size += len(row[2])
-                    if size > BATCH_BYTES:
-                        break
+                    room -= len(row[2])
             return entries
 
         return self._run(work)
 
     def follow(self, after: int) -> Iterator[list[Entry]]:
-        epoch = self._epoch
-        listener = self._wakeups.listen()
-        self._listeners.add(listener)
-        failed = False
+        epoch, failed = self._epoch, False
+        listener = self._listen()
         try:
             while not self._closed:
                 try:
@@ -180,11 +176,22 @@ class SQLite:
                 elif entries:
                     after = entries[-1].position
                     yield entries
-                else:
+                elif listener.is_there():
                     listener.wait(POLL)
+                else:
+                    self._leave(listener)
+                    listener = self._listen()
         finally:
-            self._listeners.discard(listener)
-            listener.close()
+            self._leave(listener)
+
+    def _listen(self) -> Listener:
+        listener = self._wakeups.listen()
+        self._listeners.add(listener)
+        return listener
+
+    def _leave(self, listener: Listener) -> None:
+        self._listeners.discard(listener)
+        listener.close()
 
     def id(self, position: int) -> str:
         return self._epoch.id(position)
@@ -237,17 +244,14 @@ class SQLite:
             connection.close()
             raise
         self._epoch = Epoch(epoch)
-        self._file = status.st_dev, status.st_ino
-        self._connection, self._pid = connection, os.getpid()
+        self._connection, self._file, self._pid = connection, status, os.getpid()
         return connection
 
     def _is_there(self) -> bool:
         """Whether the file that is open is still the one at its path."""
-        try:
-            status = os.stat(self._path)
-        except OSError:
-            return False
-        return (status.st_dev, status.st_ino) == self._file
+        with suppress(OSError):
+            return self._file is not None and os.path.samestat(os.stat(self._path), self._file)
+        return False
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None

@@ -110,6 +110,10 @@ class Listener:
             while True:
                 self._socket.recv(1)
 
+    def is_there(self) -> bool:
+        """Whether it can still be woken: somebody may have tidied its directory up."""
+        return self._path is None or os.path.exists(self._path)
+
     def wake(self) -> None:
         """From another greenlet or thread."""
         if self._path is not None:
