@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from .connection import Connection
     from .greenlets import Greenlets
 
-__all__ = ["DRAIN", "PARK", "ROUTE", "Stream", "route"]
+__all__ = ["DRAIN", "FAILED", "PARK", "ROUTE", "Stream", "route"]
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ PARK = "vento_wsgi.park"
 MAX_PIECE = 256 * 1024
 """Bytes given to the server at a time: what a client must take within its send_timeout."""
 
-_FAILED = sse.Event("The stream failed.", event="error").encode()
+FAILED = sse.Event("The stream failed.", event="error").encode()
 _LEAVES = ("GeneratorExit", "GreenletExit", "KeyboardInterrupt", "SystemExit")
 """What ends a greenlet or the process; by name, since gevent may not be here."""
 
@@ -229,7 +229,7 @@ class Stream(Iterator[bytes]):
         log.error("%s failed in mid-stream", self._route, exc_info=error)
         self._stop(CloseReason.FAILED)
         if self._between_blocks():
-            return _FAILED
+            return FAILED
         self._tell()
         raise self._end() from None
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from ..exceptions import BrokerError, EventError
 from ..sse import Event
@@ -84,7 +84,7 @@ class Broker:
                 f"an event of {len(block)} bytes is over the limit of {self.max_event}: publish "
                 "where its content is found, or make the Broker with a larger max_event"
             )
-        source = self._source()
+        source = self._opened().source()
         return source.id(source.append(topic, block))
 
     def subscribe(
@@ -108,7 +108,10 @@ class Broker:
             raise ValueError("subscribe to one topic or more")
         for topic in topics:
             _check_topic(topic.removesuffix("/*") if isinstance(topic, str) else topic)
-        return Subscription(self._source(), self._told, _topics(topics), after, slow, backlog)
+        if after is not None and not isinstance(after, str):
+            raise ValueError(f"after is the id of an event or None, not {after!r}")
+        here = self._opened()
+        return Subscription(here.source(), here.told, _topics(topics), after, slow, backlog)
 
     def close(self) -> None:
         """Free what is held; a later use opens it anew."""
@@ -116,34 +119,35 @@ class Broker:
         if here is not None and here.log is not None:
             here.log.close()
 
-    def _source(self) -> Log:
-        here = self._opened()
-        if here.log is None:
-            with here.lock:
-                here.log = here.log or self._open()
-        return here.log
-
-    def _told(self) -> Fanout:
-        source, here = self._source(), self._opened()
-        if here.fanout is None:
-            from .fanout import Fanout
-
-            with here.lock:
-                here.fanout = here.fanout or Fanout(source)
-        return here.fanout
-
     def _opened(self) -> _Here:
         process = os.getpid()
-        return self._here.get(process) or self._here.setdefault(process, _Here())
+        return self._here.get(process) or self._here.setdefault(process, _Here(self._open))
 
 
 class _Here:
     """What one process has open: neither connections nor locks outlive a fork."""
 
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
+    def __init__(self, open: Callable[[], Log]) -> None:
+        self._open = open
+        self._lock = threading.Lock()
         self.log: Log | None = None
-        self.fanout: Fanout | None = None
+        self._fanout: Fanout | None = None
+
+    def source(self) -> Log:
+        if self.log is None:
+            with self._lock:
+                self.log = self.log or self._open()
+        return self.log
+
+    def told(self) -> Fanout:
+        if self._fanout is None or self._fanout.over:
+            from .fanout import Fanout
+
+            source = self.source()
+            with self._lock:
+                if self._fanout is None or self._fanout.over:
+                    self._fanout = Fanout(source)
+        return self._fanout
 
 
 @lru_cache(maxsize=1024)
@@ -165,7 +169,7 @@ def _default() -> str:
     """A log of this user and working directory."""
     base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     name = hashlib.sha256(os.getcwd().encode()).hexdigest()[:16]
-    return f"sqlite:///{os.path.join(base, 'vento_wsgi', name)}.db"
+    return f"sqlite:///{quote(os.path.join(base, 'vento_wsgi', name))}.db"
 
 
 def _backend(url: str, keep: int, keep_seconds: float) -> Callable[[], Log]:
@@ -185,17 +189,20 @@ def _backend(url: str, keep: int, keep_seconds: float) -> Callable[[], Log]:
         try:
             from .redis import Redis
         except ImportError as error:
-            raise BrokerError(f"{url} needs redis: pip install 'vento_wsgi[redis]'") from error
+            raise BrokerError(
+                f"{parts.scheme}:// needs redis: pip install 'vento_wsgi[redis]'"
+            ) from error
         return Redis(url, keep, keep_seconds)
 
     if parts.scheme == "memory":
         return memory
-    if parts.scheme == "sqlite" and parts.path.startswith("/") and not parts.netloc:
+    if parts.scheme == "sqlite" and parts.path.startswith("/") and parts.netloc == "":
         path = unquote(parts.path[1:])
-        if path:
+        if path not in ("", ":memory:") and not (parts.query or parts.fragment):
             return sqlite
     if parts.scheme in ("redis", "rediss", "unix"):
         return redis
     raise ValueError(
-        f"{url!r} is no url of a broker: memory://, sqlite:///path or redis://host:port/0"
+        f"{url.rpartition('@')[2]!r} is no url of a broker: "
+        "memory://, sqlite:///path or redis://host:port/0"
     )

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable, Iterator
+from functools import partial
 from time import monotonic
 from typing import Protocol
 
+from ..exceptions import BrokerError
 from ..pump import cooperative
 from .frame import Frame, gap
 from .log import Entry, Log, Position, Topics
@@ -24,16 +27,22 @@ log = logging.getLogger(__name__)
 MANY, LONG = 100, 5.0
 """Entries at once, seconds between two: then some may have been dropped before they were read."""
 
-TURN = 1000
-"""Subscribers told between two turns of the loop: some milliseconds."""
+TURN = 500
+"""Subscribers told between two looks at the time: some milliseconds."""
+
+SLICE = 0.005
+"""Seconds that others wait for their turn while subscribers are told."""
 
 
 class Sink(Protocol):
-    """What is told of events. put() never waits, and may be called once more after leave()."""
+    """What is told of events. Neither method waits; both may be called once more after leave()."""
 
     topics: Topics
 
     def put(self, frame: Frame) -> None: ...
+
+    def dismiss(self) -> None:
+        """The log has ended or is another one: who subscribes anew is told what is missing."""
 
 
 class Fanout:
@@ -41,21 +50,29 @@ class Fanout:
 
     position: of the newest event that sinks have been, or are being, told of.
     told: of the newest event that every sink has been told of.
+    over: whether its log has ended, and nobody is told any more.
     """
 
     def __init__(self, source: Log) -> None:
         self.log = source
         self.position = self.told = source.last()
+        self.over = False
         self._names: dict[str, dict[Sink, None]] = {}
         self._prefixes: dict[str, dict[Sink, None]] = {}
         self._snapshots: dict[str, tuple[Sink, ...]] = {}
         self._lock = threading.Lock()
+        self._turn = 0.0
         run = threading.Thread(target=self._run, name="vento_wsgi broker", daemon=True)
         run.start()
 
     def join(self, sink: Sink) -> Position:
-        """Have `sink` told of every event later than the position that is returned."""
+        """Have `sink` told of every event later than the position that is returned.
+
+        Raises BrokerError if the log has been closed.
+        """
         with self._lock:
+            if self.over:
+                raise BrokerError("the broker has been closed: subscribe again")
             for table, key in self._places(sink.topics):
                 table.setdefault(key, {})[sink] = None
             self._snapshots.clear()
@@ -79,38 +96,69 @@ class Fanout:
         ]
 
     def _run(self) -> None:
-        since = monotonic()
-        for entries in self.log.follow(self.position):
-            since, before = monotonic(), since
-            slow = len(entries) >= MANY or since - before > LONG
-            try:
-                if slow and self.log.lost(self.position):
-                    self._tell_all(gap(self.log, self.log.first()))
-                for entry in entries:
-                    self._tell(entry)
-            except Exception:
-                log.exception("telling subscribers failed")
+        self._turn = monotonic()
+        try:
+            for entries in self.log.follow(self.position):
+                self._take(entries)
+        finally:
+            self.over = True
+            self._dismiss_all(self.position)
 
-    def _tell(self, entry: Entry) -> None:
-        with self._lock:
-            self.position = entry.position
-            sinks = self._sinks(entry.topic)
-        self._put(sinks, Frame.of(entry, self.log))
-        self.told = entry.position
+    def _take(self, entries: list[Entry]) -> None:
+        before, self._turn = self._turn, monotonic()
+        late = len(entries) >= MANY or self._turn - before > LONG
+        try:
+            if entries[0].position <= self.position:
+                self._dismiss_all(self.log.first())
+            elif late and self.log.lost(self.position):
+                first = self.log.first()
+                self._tell(gap(self.log, first), self._all)
+                entries = [entry for entry in entries if entry.position > first]
+        except Exception:  # they come back, and read the log themselves
+            log.exception("whether events are missing is not known")
+            self._dismiss_all(entries[-1].position)
+            return
+        for entry in entries:
+            self._tell(Frame.of(entry, self.log), partial(self._sinks, entry.topic))
 
-    def _tell_all(self, frame: Frame) -> None:
+    def _tell(self, frame: Frame, who: Callable[[], tuple[Sink, ...]]) -> None:
         with self._lock:
             self.position = frame.position
-            tables = (*self._names.values(), *self._prefixes.values())
-            sinks = tuple(dict.fromkeys(sink for table in tables for sink in table))
-        self._put(sinks, frame)
-
-    def _put(self, sinks: tuple[Sink, ...], frame: Frame) -> None:
+            sinks = who()
         for start in range(0, len(sinks), TURN):
-            if start and cooperative():
+            if monotonic() - self._turn > SLICE and cooperative():
                 _give_turn()
-            for sink in sinks[start : start + TURN]:
+                self._turn = monotonic()
+            self._put(iter(sinks[start : start + TURN]), frame)
+        self.told = frame.position
+
+    def _put(self, sinks: Iterator[Sink], frame: Frame) -> None:
+        sink: Sink | None = None
+        try:
+            for sink in sinks:
                 sink.put(frame)
+        except Exception:
+            log.exception("a subscriber failed")
+        else:
+            return
+        if sink is not None:
+            self.leave(sink)
+            sink.dismiss()
+        self._put(sinks, frame)  # the others are told all the same
+
+    def _dismiss_all(self, position: Position) -> None:
+        with self._lock:
+            sinks = self._all()
+            self._names.clear()
+            self._prefixes.clear()
+            self._snapshots.clear()
+            self.position = self.told = position
+        for sink in sinks:
+            sink.dismiss()
+
+    def _all(self) -> tuple[Sink, ...]:
+        tables = (*self._names.values(), *self._prefixes.values())
+        return tuple(dict.fromkeys(sink for table in tables for sink in table))
 
     def _sinks(self, topic: str) -> tuple[Sink, ...]:
         sinks = self._snapshots.get(topic)

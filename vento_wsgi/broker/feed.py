@@ -7,22 +7,25 @@ ends.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..exceptions import StreamAborted
 from ..policies import CloseReason, Policies
 from ..sse import OPENING
-from ..stream import DRAIN, Stream, route
+from ..stream import DRAIN, FAILED, Stream, route
 from .frame import mark
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
+    from .slot import Slot
     from .subscription import Subscription
 
 __all__ = ["Feed"]
+
+log = logging.getLogger(__name__)
 
 PIECE = 64 * 1024
 """Bytes of the log sent at a time."""
@@ -65,44 +68,49 @@ class Feed:
     ) -> None:
         """Send what there is by `write`, and leave the rest to a Slot on what `detach` gives.
 
-        done: called at the end, if given, with the bytes that were sent.
-
-        Raises what `write` raises.
+        done: called at the end, if given, with the bytes that were sent. The end may be here:
+        where the client is gone, or the log fails, which is logged and told by an event.
         """
         from .slot import Slot
 
-        subscription, fanout = self._subscription, self._subscription.fanout()
         silent = self._close is None and done is None
         ended = None if silent else partial(_ended, self._close, done)
-        slot = Slot(subscription, fanout, self.policies, self._route, ended, self._drain)
-        reason = CloseReason.FAILED
+        slot = Slot(self._subscription, self.policies, self._route, ended, self._drain)
 
         def send(data: bytes) -> None:
-            nonlocal reason
-            try:
-                write(data)
-            except TimeoutError as error:
-                reason = CloseReason.STALLED
-                raise StreamAborted(f"{self._route}: the client stopped reading") from error
-            except OSError:
-                reason = CloseReason.DISCONNECTED
-                raise
+            write(data)
             slot.sent += len(data)
             slot.pieces += 1
 
+        reason: CloseReason | None = CloseReason.DISCONNECTED
         try:
-            ready = OPENING + mark(fanout.log, subscription.position).block
-            for frame in subscription.catch_up(lambda: fanout.join(slot)):
+            reason = self._send_past(slot, send)
+        except TimeoutError:
+            reason = CloseReason.STALLED
+        except OSError:
+            pass
+        finally:
+            slot.open(detach(), self._subscription.position, reason)
+
+    def _send_past(self, slot: Slot, send: Callable[[bytes], object]) -> CloseReason | None:
+        """Send what is in the log; why this is the end, if it is."""
+        subscription, ready = self._subscription, OPENING
+        try:
+            ready += mark(subscription.log, subscription.position).block
+            for frame in subscription.catch_up(slot.join):
                 ready += frame.block
                 if len(ready) >= PIECE:
                     send(ready)
                     ready = b""
-            if ready:
-                send(ready)
-            slot.open(detach(), subscription.position)
-        except BaseException:
-            slot.end(reason)
+        except OSError:
             raise
+        except Exception:
+            log.exception("%s failed in mid-stream", self._route)
+            send(ready + FAILED)
+            return CloseReason.FAILED
+        if ready:
+            send(ready)
+        return None
 
 
 def _ended(

@@ -17,7 +17,7 @@ Slow = Literal["disconnect", "drop_oldest", "latest"]
 
 disconnect: it is sent away, and comes back with the id of the last event that it has.
 drop_oldest: it loses the oldest, and an event named "gap" stands in their place.
-latest: it is sent the newest event of each name; the oldest, as above, if these are too many.
+latest: of each name it keeps the newest alone; if these are too many it loses the oldest, as above.
 """
 
 _NAME = re.compile(rb"^event: ([^\n]*)$", re.MULTILINE)
@@ -29,12 +29,13 @@ class Frame:
     block: with its id. chunk: the block as a chunk of HTTP/1.1. made: when, by monotonic().
     """
 
-    __slots__ = ("block", "chunk", "made", "position")
+    __slots__ = ("_name", "block", "chunk", "made", "position")
 
     def __init__(self, position: Position, block: bytes) -> None:
         self.position = position
         self.made = monotonic()
         self.block = block
+        self._name: bytes | None = None
         self.chunk = b"%X\r\n%b\r\n" % (len(block), block)
 
     @classmethod
@@ -44,8 +45,10 @@ class Frame:
     @property
     def name(self) -> bytes:
         """The event's name as a browser dispatches it."""
-        found = _NAME.search(self.block)
-        return found[1] if found else b"message"
+        if self._name is None:  # asked once for each subscriber that is too slow
+            found = _NAME.search(self.block)
+            self._name = found[1] if found else b"message"
+        return self._name
 
 
 def mark(log: Log, position: Position) -> Frame:
@@ -60,49 +63,58 @@ def gap(log: Log, position: Position) -> Frame:
 
 
 class Backlog:
-    """The frames that a subscriber has not taken yet. limit: how many there may be."""
+    """The frames that a subscriber has not taken yet. limit: how many there may be.
 
-    __slots__ = ("_frames", "_limit", "_log", "_slow")
+    A gap in front of them is made when it is taken, and counts for none.
+    Raises ValueError on what is no way to be slow, or no limit.
+    """
+
+    __slots__ = ("_frames", "_limit", "_log", "_missing", "_slow")
 
     def __init__(self, log: Log, limit: int, slow: Slow) -> None:
         if slow not in get_args(Slow):
             raise ValueError(f"slow is one of {', '.join(get_args(Slow))}, not {slow!r}")
-        if limit < 1:
+        if type(limit) is not int or limit < 1:
             raise ValueError(f"backlog is a number of events from 1 on, not {limit!r}")
         self._log = log
         self._limit = limit
         self._slow = slow
         self._frames: deque[Frame] = deque()
+        self._missing: Position | None = None
 
     def __len__(self) -> int:
-        return len(self._frames)
+        return len(self._frames) + (self._missing is not None)
 
     def add(self, frame: Frame) -> bool:
         """Take in a frame; False if that is one too many, and the subscriber has to go."""
-        frames = self._frames
-        if self._slow == "latest":
-            name = frame.name
-            for old in tuple(frames):
-                if old.name == name:
-                    frames.remove(old)
-        frames.append(frame)
-        if len(frames) <= self._limit:
+        self._frames.append(frame)
+        if len(self._frames) <= self._limit:
             return True
         if self._slow == "disconnect":
             return False
-        dropped = frames.popleft()
-        if len(frames) > 1:  # the gap takes a place as well
-            dropped = frames.popleft()
-        frames.appendleft(gap(self._log, dropped.position))
+        if self._slow == "latest":
+            newest: dict[bytes, Frame] = {}
+            for each in self._frames:
+                newest.pop(each.name, None)  # in the order of the newest, not of the first
+                newest[each.name] = each
+            self._frames = deque(newest.values())
+        if len(self._frames) > self._limit:
+            self._missing = self._frames.popleft().position
         return True
 
     def take(self) -> Frame:
+        if self._missing is not None:
+            missing, self._missing = self._missing, None
+            return gap(self._log, missing)
         return self._frames.popleft()
 
     def skip(self, position: Position) -> None:
         """Forget what is not later than `position`."""
+        if self._missing is not None and self._missing <= position:
+            self._missing = None
         while self._frames and self._frames[0].position <= position:
             self._frames.popleft()
 
     def clear(self) -> None:
         self._frames.clear()
+        self._missing = None

@@ -14,19 +14,20 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
-from typing import TYPE_CHECKING, Any, ClassVar
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Any
 
-from gevent import get_hub
+from gevent import get_hub, spawn
 from gevent.monkey import get_original
 
-from ..clock import Clock, Watch, clock
+from ..clock import Watch, clock
 from ..policies import CloseReason, Ending, Policies
 from ..sse import OPENING, Event
 from .fanout import Fanout
 from .frame import Backlog, Frame, mark
 from .log import Position
+from .sweep import Sweep
 
 if TYPE_CHECKING:
     from .subscription import Subscription
@@ -37,8 +38,8 @@ log = logging.getLogger(__name__)
 
 LAST_CHUNK = b"0\r\n\r\n"
 
-STEP = 1000
-"""Slots asked in one tick of the clock, at least; beyond four times as many it is a quarter."""
+PIECE = 64 * 1024
+"""Bytes of a backlog sent at a time."""
 
 WRITABLE = 2
 """The event of gevent's loop."""
@@ -61,6 +62,7 @@ class Slot:
         "_from",
         "_last",
         "_limit",
+        "_log",
         "_moved",
         "_policies",
         "_rest",
@@ -79,7 +81,6 @@ class Slot:
     def __init__(
         self,
         subscription: Subscription,
-        fanout: Fanout,
         policies: Policies,
         route: str,
         ended: Callable[[int], object] | None,
@@ -89,49 +90,68 @@ class Slot:
         self.reason: CloseReason | None = None
         self.sent = self.pieces = 0
         self._limit, self._slow = subscription.backlog, subscription.slow
-        self._fanout = fanout
+        self._log = subscription.log
+        self._fanout: Fanout | None = None
         self._policies = policies
         self._route = sys.intern(route)
         self._ended = ended
         self._drain = drain
         self._start = self._moved = monotonic()
         self._sock: Any = None
-        self._from: Position = None
+        self._from: Position = subscription.position
         self._backlog: Backlog | None = self._new_backlog()
         self._rest = b""  # of what was sent in part
         self._last: tuple[CloseReason, bytes] | None = None  # to be sent after all else
         self._watch: Watch | None = None
         self._writable: Any = None
+        if drain is not None:
+            drain.add(self)
 
-    def open(self, fd: int, position: Position) -> None:
-        """Own the socket `fd`, and write to it what is later than `position`."""
+    def join(self, fanout: Fanout) -> Position:
+        """Be told what is published; returns the position after which it will be."""
+        self._fanout = fanout
+        return fanout.join(self)
+
+    def open(self, fd: int, position: Position, reason: CloseReason | None = None) -> None:
+        """Own the socket `fd`, and write to it what is later than `position`.
+
+        reason: why it has ended already, if it has.
+        """
         self._sock = get_original("socket", "socket")(fileno=fd)
-        if self.reason is not None:  # it was too slow already
+        if self.reason is not None:  # it was too slow to get here
             self._close()
             return
+        if reason is not None:
+            self.end(reason)
+            return
         self._sock.setblocking(False)
-        self._from = position
+        self._from = max(self._from, position)
         self._moved = monotonic()
         if self._backlog is not None:
             self._backlog.skip(position)
         ticker = clock(cooperative=True)
         self._watch = Watch(self._sock, ticker, self._gone, self._half_closed)
-        _Sweep.of(ticker).slots.add(self)
-        if self._drain is not None:
-            self._drain.add(self)
+        Sweep.of(ticker).slots.add(self)
         self._flush()
 
     def put(self, frame: Frame) -> None:
         """Called by the fan-out."""
+        if frame.position <= self._from:
+            return  # it was read from the log
+        self._from = frame.position
         if self._backlog is not None:
             self._queue(frame)
-        elif frame.position > self._from:
-            try:
-                written = self._sock.send(frame.chunk)
-            except OSError as error:
-                written = self._failed(error)
-            self._wrote(frame.chunk, written, len(frame.block))
-            self._moved = frame.made
+            return
+        try:
+            written = self._sock.send(frame.chunk)
+        except OSError as error:
+            written = self._failed(error)
+        self._wrote(frame.chunk, written, len(frame.block))
+        self._moved = frame.made
+
+    def dismiss(self) -> None:
+        """Called by the fan-out when nothing more will come of it."""
+        self._finish(CloseReason.EXHAUSTED, b"")
 
     def drain(self, retry: int) -> None:
         """Called by a worker that stops: end, asking the client back in `retry` ms."""
@@ -142,25 +162,32 @@ class Slot:
         if self.reason is not None:
             return
         self.reason = reason
-        self._fanout.leave(self)
+        if self._fanout is not None:
+            self._fanout.leave(self)
         if self._watch is not None:
-            _Sweep.of(clock(cooperative=True)).slots.discard(self)
+            Sweep.of(clock(cooperative=True)).slots.discard(self)
             self._watch.close()
             self._watch = None
         self._stop_waiting()
         self._backlog, self._rest = self._new_backlog(), b""
-        if self._drain is not None:
-            self._drain.discard(self)
         self._close()
+        ending = Ending(reason, self.sent, self.pieces, monotonic() - self._start)
+        if self._ended is None and self._policies.on_end is None:
+            self._tell(ending)
+        else:  # which may wait, and neither the loop nor the fan-out can
+            spawn(self._tell, ending)
+
+    def _tell(self, ending: Ending) -> None:
         ended, self._ended = self._ended, None
         try:
             if ended is not None:
-                ended(self.sent)
+                ended(ending.bytes)
         except Exception:
             log.exception("%s: closing its response failed", self._route)
-        if self._policies.told:
-            duration = monotonic() - self._start
-            self._policies.tell(self._route, Ending(reason, self.sent, self.pieces, duration))
+        finally:
+            self._policies.tell(self._route, ending)
+            if self._drain is not None:
+                self._drain.discard(self)
 
     # what the clock and the kernel say
 
@@ -168,16 +195,18 @@ class Slot:
         policies, still = self._policies, now - self._moved
         if policies.deadline and now - self._start >= policies.deadline:
             self._finish(CloseReason.DEADLINE, b"")
+            still = now - self._moved
         if self._backlog is not None:
             if policies.send_timeout and still >= policies.send_timeout:
                 self.end(CloseReason.STALLED)
         elif (beat := policies.beat(event_stream=True)) and still >= beat[1]:
             self._moved = now
-            said = beat[0] if isinstance(policies.heartbeat, tuple) else self._mark()
-            self._say(said)
+            said = beat[0] if isinstance(policies.heartbeat, tuple) else b""
+            self._say(said + self._mark())
 
     def _mark(self) -> bytes:
-        return mark(self._fanout.log, max(self._fanout.told, self._from)).block
+        assert self._fanout is not None
+        return mark(self._log, max(self._fanout.told, self._from)).block
 
     def _gone(self) -> None:
         self.end(CloseReason.DISCONNECTED)
@@ -220,10 +249,11 @@ class Slot:
         if self._last is None and self.reason is None:
             self._last = reason, _chunk(block) + LAST_CHUNK if block else LAST_CHUNK
             self.sent += len(block)
-            self._fanout.leave(self)
+            if self._fanout is not None:
+                self._fanout.leave(self)
             if self._backlog is None:
                 self._backlog = self._new_backlog()
-            if self._writable is None:
+            if self._writable is None and self._watch is not None:  # it has its socket
                 self._flush()
 
     def _flush(self) -> None:
@@ -250,11 +280,16 @@ class Slot:
 
     def _taken(self) -> bytes:
         """What is to be written next."""
-        if self._backlog:
+        chunks: list[bytes] = []
+        size = 0
+        while self._backlog and size < PIECE:
             frame = self._backlog.take()
+            chunks.append(frame.chunk)
+            size += len(frame.chunk)
             self.sent += len(frame.block)
             self.pieces += 1
-            return frame.chunk
+        if chunks:
+            return b"".join(chunks)
         if self._last is None:
             return b""
         reason, data = self._last
@@ -263,6 +298,7 @@ class Slot:
 
     def _wait(self) -> None:
         if self._writable is None:
+            self._moved = monotonic()
             self._writable = get_hub().loop.io(self._sock.fileno(), WRITABLE, ref=False)
             self._writable.start(self._flush)
 
@@ -276,38 +312,14 @@ class Slot:
         if self._sock is not None:
             if self.reason is CloseReason.STALLED:
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            elif self._last is not None:
+                # with unread bytes the kernel would reset it, and the end might not arrive
+                with suppress(OSError):
+                    self._sock.recv(PIECE)
             self._sock.close()
 
     def _new_backlog(self) -> Backlog:
-        return Backlog(self._fanout.log, self._limit, self._slow)
-
-
-class _Sweep:
-    """Asks the slots of a clock whether something is due: every slot once a second or so."""
-
-    _sweeps: ClassVar[WeakKeyDictionary[Clock, _Sweep]] = WeakKeyDictionary()
-
-    def __init__(self) -> None:
-        self.slots: set[Slot] = set()
-        self._due: list[Slot] = []
-        self._step = 1
-
-    @classmethod
-    def of(cls, ticker: Clock) -> _Sweep:
-        sweep = cls._sweeps.get(ticker)
-        if sweep is None:
-            sweep = cls._sweeps[ticker] = cls()
-            ticker.add(sweep)
-        return sweep
-
-    def tick(self, now: float) -> None:
-        if not self._due:
-            self._due = list(self.slots)
-            self._step = max(STEP, len(self._due) // 4 + 1)
-        due, self._due = self._due[: self._step], self._due[self._step :]
-        for slot in due:
-            if slot.reason is None:
-                slot.tick(now)
+        return Backlog(self._log, self._limit, self._slow)
 
 
 def _chunk(data: bytes) -> bytes:

@@ -39,7 +39,7 @@ class Subscription(Iterator[sse.Event]):
     from another greenlet or thread. Where events are missing (they are no longer kept, or
     were dropped) there is one named "gap" in their place.
 
-    Raises Lagged if it was taken too slowly, BrokerError if the log fails.
+    Raises Lagged if it was taken too slowly, BrokerError if the log fails or was closed.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class Subscription(Iterator[sse.Event]):
         backlog: int,
     ) -> None:
         self.topics = topics
-        self._log = source
-        self.fanout = fanout
+        self.log = source
         self.slow: Slow = slow
         self.backlog = backlog
+        self._waiting = Backlog(source, backlog, slow)
         self._gap = False
         self.position: Position = None if after is None else source.position(after)
         if after is None:
@@ -63,108 +63,138 @@ class Subscription(Iterator[sse.Event]):
         elif self.position is None or source.lost(self.position):
             self._gap = True
             self.position = source.first()
-        self._waiting: Backlog | None = None
-        self._changed: threading.Condition | None = None
-        self._lagged = self._closed = False
-        self._iterator = self._frames()
+        self._open = fanout
+        self._fanout: Fanout | None = None
+        self._changed = threading.Condition()
+        self._closed = False
+        self._over: BrokerError | None = None
+        self._iterator: Iterator[Frame] | None = None
 
     @property
     def last_id(self) -> str:
-        return self._log.id(self.position)
+        return self.log.id(self.position)
 
     def __next__(self) -> sse.Event:
-        frame = next(self._iterator)
-        (event,) = sse.decode([frame.block])
+        if self._iterator is None:
+            self._iterator = self._frames()
+        (event,) = sse.decode([next(self._iterator).block])
         return event
 
     def close(self) -> None:
         """End the subscription; further calls do nothing."""
-        self._closed = True
-        changed = self._changed
-        if changed is not None:
-            self.fanout().leave(self)
-            with changed:
-                changed.notify_all()
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._fanout is not None:
+            self._fanout.leave(self)
 
     # for a browser
 
     def blocks(self) -> Iterator[bytes]:
-        """The events as blocks, and marks in between. Ends where the iterator raises Lagged."""
-        yield mark(self._log, self.position).block
+        """The events as blocks, and marks in between. Ends where one is dismissed."""
+        yield mark(self.log, self.position).block
         try:
             for frame in self._frames(MARK):
                 yield frame.block
-        except Lagged:
-            return
+        except BrokerError as error:
+            if error is not self._over:
+                raise
         finally:
             self.close()
 
-    def catch_up(self, join: Callable[[], Position]) -> Iterator[Frame]:
+    def fanout(self) -> Fanout:
+        """Who tells it, from the first time it is asked for."""
+        if self._fanout is None:
+            self._fanout = self._open()
+        return self._fanout
+
+    def catch_up(self, join: Callable[[Fanout], Position]) -> Iterator[Frame]:
         """What is in the log, and then, after `join` was called, what has come in the meantime.
 
         join: has the caller told of what comes; returns the position after which it will be.
         """
+        fanout, joined = self.fanout(), None
         if self._gap:
             self._gap = False
-            yield gap(self._log, self.position)
-        fanout = self.fanout()
-        joined: Position | None = None
+            yield gap(self.log, self.position)
         if self.position >= fanout.position:
-            joined = join()
+            joined = join(fanout)
         while joined is None or joined > self.position:
-            entries = self._log.read(self.position, self.topics, PAGE)
+            entries = self.log.read(self.position, self.topics, PAGE)
+            more = len(entries) == PAGE
+            if self.log.lost(self.position):  # it was, before it could be read
+                self.position = self.log.first()
+                yield gap(self.log, self.position)
             for entry in entries:
-                self.position = entry.position
-                yield Frame.of(entry, self._log)
-            if len(entries) < PAGE:
-                if joined is None:
-                    joined = join()
-                else:
-                    self.position = max(joined, self.position)
+                if entry.position > self.position:
+                    self.position = entry.position
+                    yield Frame.of(entry, self.log)
+            if more:
+                continue
+            if joined is None:
+                joined = join(fanout)
+            else:
+                self.position = max(joined, self.position)
 
     # the iterator's side
 
     def _frames(self, patience: float | None = None) -> Iterator[Frame]:
         """patience: seconds of waiting until a mark is given."""
-        self._changed = threading.Condition()
-        self._waiting = backlog = Backlog(self._log, self.backlog, self.slow)
-        fanout = self.fanout()
         try:
-            yield from self.catch_up(lambda: fanout.join(self))
-            backlog.skip(self.position)
-            while (frame := self._wait(backlog, patience)) is not None:
-                self.position = frame.position
+            for frame in self.catch_up(lambda fanout: fanout.join(self)):
+                if self._closed:
+                    return
                 yield frame
+            with self._changed:
+                self._waiting.skip(self.position)
+            while (next_one := self._wait(patience)) is not None:
+                self.position = next_one.position
+                yield next_one
         finally:
-            fanout.leave(self)
+            if self._fanout is not None:
+                self._fanout.leave(self)
 
-    def _wait(self, backlog: Backlog, patience: float | None) -> Frame | None:
-        assert self._changed is not None
+    def _wait(self, patience: float | None) -> Frame | None:
         with self._changed:
             until = None if patience is None else time.monotonic() + patience
-            while not backlog and not self._closed and not self._lagged:
+            while not self._closed:
+                if self._waiting:
+                    return self._waiting.take()
+                if self._over is not None:
+                    raise self._over
                 left = None if until is None else until - time.monotonic()
                 if left is not None and left <= 0:
-                    return mark(self._log, max(self.fanout().told, self.position))
+                    return mark(self.log, max(self.fanout().told, self.position))
                 self._changed.wait(left)
-            if self._closed:
-                return None
-            if self._lagged:
-                raise Lagged(
-                    "the subscriber is too slow: its backlog is full; subscribe again after "
-                    f"its last_id, {self.last_id!r}, or give it a larger backlog"
-                )
-            return backlog.take()
+            return None
 
     # the fan-out's side
 
     def put(self, frame: Frame) -> None:
-        assert self._changed is not None
-        assert self._waiting is not None
         with self._changed:
-            if frame.position <= self.position:
+            if self._over is not None or frame.position <= self.position:
                 return
-            if not self._lagged and not self._waiting.add(frame):
-                self._lagged = True
+            if not self._waiting.add(frame):
                 self._waiting.clear()
+                self._end(
+                    Lagged(
+                        "the subscriber is too slow: its backlog is full; subscribe again after "
+                        "its last_id, or give it a larger backlog"
+                    )
+                )
             self._changed.notify()
+
+    def dismiss(self) -> None:
+        with self._changed:
+            if self._over is None:
+                self._end(
+                    BrokerError(
+                        "the broker has been closed, or its log is another one now; "
+                        "subscribe again after the subscription's last_id"
+                    )
+                )
+            self._changed.notify()
+
+    def _end(self, error: BrokerError) -> None:
+        self._over = error
+        self.fanout().leave(self)

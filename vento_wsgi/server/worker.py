@@ -204,7 +204,7 @@ class StreamWorker(GeventWorker):
             body = self.wsgi(environ, response.start_response)
             if self.is_already_handled(body):
                 return False
-            if isinstance(body, Feed):
+            if isinstance(body, Feed) and response.chunked:
                 self._park(body, response, req, environ, start)
             try:
                 if isinstance(body, environ["wsgi.file_wrapper"]):
@@ -259,6 +259,8 @@ class StreamWorker(GeventWorker):
 
         listened = self.log.access_log_enabled or self.cfg.post_request is not _NO_HOOK
         response.force_close()
-        response.sock.settimeout(feed.policies.send_timeout)
-        feed.park(response.write, response.sock.detach, done if listened else None)
-        raise _Parked
+        response.sock.settimeout(feed.policies.send_timeout or None)
+        try:
+            feed.park(response.write, response.sock.detach, done if listened else None)
+        finally:
+            raise _Parked  # whatever happened: who ends it is its slot
