@@ -90,6 +90,9 @@ def serve(
     running = _start(server, target, cwd, tmp, env or {}, options)
     try:
         yield running
+    except BaseException:
+        print(f"{server}:\n{running.log()}")  # pytest shows it with the failure
+        raise
     finally:
         _stop(running.process)
 
