@@ -713,13 +713,15 @@ def test_marks_never_go_back_and_are_right_to_go_on_from(
 
 
 def test_blocks_end_where_a_browser_has_to_come_back(broker: Broker) -> None:
-    subscription = broker.subscribe("a", backlog=1)
-    blocks = subscription.blocks()
+    blocks = broker.subscribe("a", backlog=1).blocks()
     next(blocks)
-    broker.publish("a", "x")
-    next(blocks)
-    fill(broker, 3)
-    eventually(lambda: broker._opened().told()._all() == ())
+    reader = threading.Thread(target=next, args=(blocks,))
+    reader.start()
+    eventually(lambda: len(broker._opened().told()._all()) == 1)
+    told_all(broker, broker.publish("a", "x"))
+    reader.join(SECONDS)
+    told_all(broker, fill(broker, 3)[-1])
+    assert broker._opened().told()._all() == ()
     assert list(blocks) == []
     got: list[bytes] = []
     thread = threading.Thread(target=lambda: got.extend(broker.subscribe("a").blocks()))
