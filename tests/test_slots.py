@@ -28,6 +28,8 @@ from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from vento_wsgi import Broker, Context, Event, create_app, create_router
 from vento_wsgi.broker.feed import Feed
+from vento_wsgi.broker.frame import Frame
+from vento_wsgi.broker.slot import Slot
 from vento_wsgi.exceptions import BrokerError
 from vento_wsgi.policies import Policies
 from vento_wsgi.sse import decode
@@ -734,6 +736,28 @@ def test_a_log_that_fails_before_a_subscription_is_an_error_and_within_it_an_eve
     assert ended == ["closed", str(len(data)), "failed"]
     assert "the log is gone" in caplog.text
     assert broker._opened().told()._all() == ()
+    broker.close()
+
+
+def test_what_was_read_from_the_log_is_not_sent_again() -> None:
+    broker = Broker("memory://")
+    source = broker._opened().source()
+    subscription = broker.subscribe("a")
+    frames = [Frame(n, b"id: %d\ndata: x\n\n" % n) for n in range(1, 6)]
+    ours, theirs = socket.socketpair()
+    with ours:
+        slot = Slot(subscription, Policies(), "/events", None, None)
+        slot.join(broker._opened().told())
+        slot.put(frames[2])
+        slot.put(frames[3])
+        slot.open(theirs.detach(), 3)
+        for each in (frames[1], frames[3], frames[4], frames[4]):
+            slot.put(each)
+        assert ours.recv(1 << 16) == frames[3].chunk + frames[4].chunk
+        slot.dismiss()
+        assert ours.recv(1 << 16) == b"0\r\n\r\n"
+        assert ours.recv(1) == b""
+    assert source.last() == 0
     broker.close()
 
 
