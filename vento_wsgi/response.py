@@ -23,6 +23,7 @@ from .broker.subscription import Subscription
 from .exceptions import BodyError, StreamAborted
 from .policies import DEFAULT, Policies
 from .pump import cooperative
+from .request import Request
 from .stream import DRAIN, PARK, Stream
 
 if TYPE_CHECKING:
@@ -125,14 +126,7 @@ class Response(WerkzeugResponse):
         closings = [*self._on_close]
         if hasattr(self.response, "close"):
             closings.insert(0, self.response.close)
-        self._close_all(iter(closings))
-
-    def _close_all(self, closings: Iterator[Callable[[], object]]) -> None:
-        for close in closings:
-            try:
-                close()
-            finally:  # so that of several errors each is the context of the next
-                self._close_all(closings)
+        _close_all(iter(closings))
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         body: Any = None
@@ -185,7 +179,9 @@ class Response(WerkzeugResponse):
         if isinstance(self.response, bodies.Chunks):
             if self._subscription is not None and PARK in environ:
                 stream = partial(self._stream, environ, self.response)
-                close = self.close if self._on_close else None
+                # it lasts, and should not hold the response and its request for as long
+                closings = [close for close in self._on_close if not _closes_nothing(close)]
+                close = partial(_close_all, iter(closings)) if closings else None
                 return Feed(self._subscription, stream, close, environ, self.policies)
             return self._stream(environ, self.response)
         if self._file is None:
@@ -226,6 +222,20 @@ class Response(WerkzeugResponse):
             waits=self._file is None,
             policies=self.policies,
         )
+
+
+def _close_all(closings: Iterator[Callable[[], object]]) -> None:
+    for close in closings:
+        try:
+            close()
+        finally:  # so that of several errors each is the context of the next
+            _close_all(closings)
+
+
+def _closes_nothing(close: Callable[[], object]) -> bool:
+    """Whether it closes a request, of which no files were read and none will be."""
+    request = getattr(close, "__self__", None)
+    return isinstance(request, Request) and "files" not in vars(request)
 
 
 def _push_head(write: Callable[[bytes], object]) -> None:
