@@ -91,7 +91,7 @@ def serve(
     try:
         yield running
     except BaseException:
-        print(f"{server}:\n{running.log()}")  # pytest shows it with the failure
+        print(f"{server}:\n{running.log()}")  # noqa: T201
         raise
     finally:
         _stop(running.process)
