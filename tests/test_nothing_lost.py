@@ -5,18 +5,23 @@ killed, a Redis that is killed, clients that lose their connections.
 """
 
 import os
+import shutil
 import signal
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 from chromium import chromium
 from listeners import TOPICS, Crowd
-from logs import RedisServer
+from logs import RedisServer, script
 from servers import Running, serve
+
+from vento_wsgi.broker.log import Topics
+from vento_wsgi.broker.sqlite import SQLite
 
 HERE = Path(__file__).resolve().parent
 WORKERS = 4
@@ -118,6 +123,27 @@ def test_a_redis_that_is_killed_loses_nothing(tmp_path: Path, redis: RedisServer
         redis.start()
         crowd.finish()
         crowd.check()
+
+
+def test_a_log_whose_process_was_killed_in_a_checkpoint_has_everything(tmp_path: Path) -> None:
+    path, done = tmp_path / "news.db", tmp_path / "done.db"
+    spec = f"SQLite({str(path)!r}, 10_000, 60)"
+    append = "for n in range(300): log.append('a', b'x' * 1000)"
+    with script(spec, f"log = opened()\n{append}\nsaid('done')\nsys.stdin.read()") as child:
+        assert child.said() == "done"
+    # what is left when the process has written the first page, and not yet the others
+    for suffix in ("", "-wal"):
+        shutil.copy(f"{path}{suffix}", f"{done}{suffix}")
+    with closing(sqlite3.connect(done)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    assert done.stat().st_size > 2 * path.stat().st_size
+    with path.open("r+b") as file:
+        file.write(done.read_bytes()[:4096])
+    log = SQLite(path, 10_000, 60)
+    try:
+        assert len(log.read(0, Topics(["a"]), 1000)) == 300
+    finally:
+        log.close()
 
 
 @pytest.mark.parametrize("backend", ["sqlite", "redis"])

@@ -95,6 +95,9 @@ def _check(path: str) -> None:
     """Refuse a file that is no log. Closing it otherwise than SQLite would drop SQLite's locks."""
     try:
         with closing(sqlite3.connect(_uri(path, "immutable=1"), uri=True)) as connection:
+            # Of a checkpoint that is under way, or whose process was killed, the first page may
+            # be there and the last ones in the journal only: SQLite is not to compare the sizes
+            connection.execute("PRAGMA writable_schema = ON")
             [(application,)] = connection.execute("PRAGMA application_id")
             [(version,)] = connection.execute("PRAGMA user_version")
     except sqlite3.Error as error:
