@@ -56,6 +56,19 @@ app = create_app()
 app.use(router)
 """
 
+TESTED = """
+import sys
+
+def test_nothing_is_imported():
+    assert not {"vento_wsgi", "gevent", "werkzeug"} & set(sys.modules)
+
+def test_web(live_server):
+    import urllib.request
+    server = live_server("web:app")
+    with urllib.request.urlopen(server.url) as response:
+        assert response.read() == b"hello"
+"""
+
 TYPED = """
 from collections.abc import Iterator
 
@@ -171,10 +184,11 @@ def requirements(built: Built) -> list[Requirement]:
 
 def test_the_wheel_has_every_module_of_the_package_and_nothing_else(built: Built) -> None:
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "vento_wsgi").rglob("*.py")}
+    modules.add("pytest_vento_wsgi.py")
     names = wheel_names(built)
     assert {name for name in names if name.endswith(".py")} == modules
     about = f"vento_wsgi-{__version__}.dist-info"
-    assert {name.split("/")[0] for name in names} == {"vento_wsgi", about}
+    assert {name.split("/")[0] for name in names} == {"vento_wsgi", "pytest_vento_wsgi.py", about}
 
 
 def test_the_sdist_has_what_the_package_is_built_from(built: Built) -> None:
@@ -217,6 +231,16 @@ def test_what_is_installed_serves(programs: Path, project: Path) -> None:
     command = [programs / "vento-wsgi", "run", "web:app", "--port", "0"]
     with started(command, project, PYTHONPATH="") as server:
         assert server.get("/") == "hello"
+
+
+def test_pytest_has_the_live_server_of_what_is_installed_and_can_do_without(
+    built: Built, project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    programs = bare(tmp_path_factory.mktemp("pytest") / "venv", built.wheel, "pytest")
+    (project / "test_web.py").write_text(TESTED)
+    command = [programs / "python", "-W", "error", "-m", "pytest", "-q", "-W", "error"]
+    assert "2 passed" in run(command, project)
+    assert "1 passed" in run([*command, "-p", "no:vento_wsgi", "-k", "nothing"], project)
 
 
 def test_a_strictly_typed_application_checks_against_it(programs: Path, tmp_path: Path) -> None:

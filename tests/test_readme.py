@@ -26,6 +26,9 @@ COMMANDS = [
 def app_client(code: str) -> Client:
     names: dict[str, Any] = {"__name__": "readme"}
     exec(compile(code, "README.md", "exec"), names)
+    for name, function in names.items():
+        if name.startswith("test_"):
+            function()
     return Client(names["app"])
 
 
@@ -60,6 +63,13 @@ def reports_are_downloads(client: Client) -> None:
     assert client.get("/reports/../hello.py").status_code == 404
 
 
+def people_are_rows(client: Client) -> None:
+    found = client.get("/people.csv")
+    assert found.content_type == "text/csv; charset=utf-8"
+    assert found.text == '"name","born"\r\n"Ada",1815\r\n"\'=SUM(A1)",-5\r\n'
+    assert client.get("/people").text.startswith('{"name":"Ada","born":1815}\n')
+
+
 def letters_become_upper(client: Client) -> None:
     assert client.post("/upper", data="abc").data == b"ABC"
     assert client.post("/upper", data=b"a" * (1024 * 1024 + 1)).status_code == 413
@@ -74,14 +84,27 @@ def ticks_are_limited(client: Client) -> None:
     assert b"data: 2" in client.get("/ticks").data
 
 
+def news_are_shared(client: Client) -> None:
+    origin = "https://app.example.com"
+    found = client.get("/news", headers={"Origin": origin})
+    assert found.headers["Access-Control-Allow-Origin"] == origin
+
+
+def count_is_tested(client: Client) -> None:
+    assert client.head("/count").status_code == 200
+
+
 CHECKS = [
     events_count_to_five,
     order_seven_has_left,
     scores_are_events,
     reports_are_downloads,
+    people_are_rows,
     letters_become_upper,
     both_answer,
     ticks_are_limited,
+    news_are_shared,
+    count_is_tested,
 ]
 
 

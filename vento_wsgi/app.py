@@ -177,6 +177,8 @@ class App:
         if "request" in vars(ctx):
             response.call_on_close(ctx.request.close)
         try:
+            if ctx.finishers:
+                _finish(ctx, response)
             return response(environ, start_response)  # type: ignore[no-any-return]
         except StreamAborted:
             raise
@@ -186,7 +188,9 @@ class App:
             def restart(status: str, headers: list[tuple[str, str]], _: Any = None, /) -> Any:
                 return start_response(status, headers, failure)
 
-            return self._answer(ctx, error)(environ, restart)
+            answer = self._answer(ctx, error)
+            _finish(ctx, answer)
+            return answer(environ, restart)
 
     def _answer(self, ctx: Context, error: Exception) -> WerkzeugResponse:
         if isinstance(error, HTTPException) and error.response is not None:
@@ -214,6 +218,15 @@ class App:
 def create_app(*, debug: bool = False, max_content_length: int | None = MAX_CONTENT_LENGTH) -> App:
     """A new App."""
     return App(debug=debug, max_content_length=max_content_length)
+
+
+def _finish(ctx: Context, response: WerkzeugResponse) -> None:
+    try:
+        for finish in ctx.finishers:
+            finish(response)
+    except BaseException:
+        response.close()
+        raise
 
 
 def _route(ctx: Context) -> str:

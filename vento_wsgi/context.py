@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import mimetypes
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -16,6 +16,7 @@ from werkzeug.http import dump_options_header
 from werkzeug.security import safe_join
 from werkzeug.urls import iri_to_uri
 from werkzeug.utils import cached_property
+from werkzeug.wrappers import Response as WerkzeugResponse
 
 from . import sse
 from .broker.subscription import Subscription
@@ -61,6 +62,7 @@ class Context:
         self.environ = environ
         self.params: Mapping[str, Any] = {}
         self._max_content_length = max_content_length
+        self.finishers: Sequence[Callable[[WerkzeugResponse], object]] = ()
 
     @cached_property
     def request(self) -> Request:
@@ -120,6 +122,14 @@ class Context:
                 f"Last-Event-ID has at most {MAX_EVENT_ID} characters, none of them a control."
             )
         return value or None
+
+    def on_response(self, finish: Callable[[WerkzeugResponse], object]) -> None:
+        """Have `finish` called with the response that leaves, before its headers do.
+
+        Be it what middleware returns or what is made of an exception: for headers that belong
+        on every response.
+        """
+        self.finishers = (*self.finishers, finish)
 
     def stream(
         self,

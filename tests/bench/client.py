@@ -122,13 +122,19 @@ class Load:
     right: whether a body is what it should be.
     """
 
-    def __init__(self, port: int, path: str, right: Callable[[bytes], bool]) -> None:
+    def __init__(
+        self,
+        port: int,
+        path: str,
+        right: Callable[[bytes], bool],
+        connections: int = CONNECTIONS,
+    ) -> None:
         self._request = request(path, port)
         self._right = right
         self._known: set[bytes] = set()
         self._epoll = select.epoll()
         self._connections: dict[int, _Connection] = {}
-        for _ in range(CONNECTIONS):
+        for _ in range(connections):
             connection = _Connection(port)
             self._connections[connection.sock.fileno()] = connection
             self._epoll.register(connection.sock, select.EPOLLIN)

@@ -15,6 +15,7 @@ __all__ = ["APPS", "CONTENDERS", "STREAMS", "Contender", "Place"]
 APPS = Path(__file__).resolve().parent / "apps"
 STREAMS = ("two", "tokens", "ticks")
 ALL = (*STREAMS, "file")
+PYTHON = (*ALL, "rows")
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,11 @@ def _gunicorn(name: str, title: str, worker: str, module: str, *packages: str) -
             *("-b", f"127.0.0.1:{place.port}", "-k", worker, f"bench.apps.{module}:app"),
         ]
 
-    return Contender(name, title, lambda peers: peers.need_python(packages), command, forks=True)
+    def need(peers: Peers) -> None:
+        peers.need_python(packages)
+
+    rows = PYTHON if module in ("raw", "ours", "flask_app") else ALL
+    return Contender(name, title, need, command, forks=True, rows=rows)
 
 
 def _uvicorn(peers: Peers, place: Place) -> list[str]:

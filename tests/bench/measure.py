@@ -17,6 +17,7 @@ from .ticks import Ticks
 __all__ = ["FILE_SIZE", "MARK", "ROWS", "Ask", "Row", "Sample", "Slowness", "make_file"]
 
 FILE_SIZE = 1 << 30
+MILLION = 1_000_000
 MARK = b"vento_wsgi bench"
 """Stands at both ends of the file, so that a client that discards the rest knows it."""
 
@@ -93,6 +94,16 @@ def _requests(path: str, body: bytes, full: int) -> Callable[[Server, Ask], Samp
     return measure
 
 
+def _rows(server: Server, ask: Ask) -> Sample:
+    body = "".join(work.lines()).encode()
+    count = ask.amount(MILLION // work.ROWS, 1)
+    with Load(server.port, "/rows", lambda found: found == body, connections=1) as load:
+        before = server.settled_cpu_time()
+        load.run(count)
+        spent = server.settled_cpu_time() - before
+    return Sample(spent * MILLION / (count * work.ROWS))
+
+
 def _slow_streams(server: Server, ask: Ask) -> Sample:
     count, seconds = ask.amount(1000, 20), max(1.0, 5 * ask.scale)
     with closing(Ticks(server.port, "/ticks", count)) as ticks:
@@ -136,5 +147,6 @@ ROWS = (
         _requests("/tokens", b"".join(work.tokens()), 2_000),
     ),
     Row("ticks", "a token every 50 ms, 1,000 streams", "µs", 1e6, _slow_streams),
+    Row("rows", "a million rows as NDJSON", "ms", 1e3, _rows),
     Row("file", "a 1 GiB file", "ms", 1e3, _files),
 )

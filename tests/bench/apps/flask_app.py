@@ -21,6 +21,11 @@ def ticks() -> Response:
     return Response(work.ticks(), mimetype="text/event-stream")
 
 
+@app.get("/rows")
+def rows() -> Response:
+    return Response(work.lines(), mimetype="application/x-ndjson")
+
+
 @app.get("/file")
 def file() -> Response:
     return send_file(work.FILE, mimetype="application/octet-stream")

@@ -3,6 +3,7 @@
 from bench.apps import work
 
 from vento_wsgi import Context, Response, create_app, create_router
+from vento_wsgi.formats import ndjson
 
 router = create_router()
 
@@ -20,6 +21,12 @@ def tokens(ctx: Context) -> Response:
 @router.get("/ticks")
 def ticks(ctx: Context) -> Response:
     return ctx.stream(work.ticks(), "text/event-stream")
+
+
+@router.get("/rows")
+def rows(ctx: Context) -> Response:
+    found = ndjson(work.records())
+    return ctx.stream(found, found.content_type)
 
 
 @router.get("/file")

@@ -23,6 +23,9 @@ def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[byt
         case "/ticks":
             start_response("200 OK", [("Content-Type", "text/event-stream")])
             return work.ticks()
+        case "/rows":
+            start_response("200 OK", [("Content-Type", "application/x-ndjson")])
+            return map(str.encode, work.lines())
         case "/file":
             file = open(work.FILE, "rb")  # noqa: SIM115
             length = str(os.fstat(file.fileno()).st_size)

@@ -1,0 +1,148 @@
+"""Rows: NDJSON, a JSON array, CSV."""
+
+from __future__ import annotations
+
+import csv
+import json
+from codecs import BOM_UTF8
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from numbers import Number
+from typing import Any
+
+from .formatted import Formatted, as_bytes, each
+
+__all__ = ["FORMULA", "csv_rows", "json_array", "ndjson"]
+
+FORMULA = tuple("=+-@\t\r\n\0＝＋－＠")
+"""What a formula begins with, by OWASP's "CSV Injection", and ASVS 5, 1.2.10."""
+
+_NUMBERS = frozenset((int, float, bool, type(None)))
+
+_compact = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+def ndjson(rows: Iterable[Any], *, dumps: Callable[[Any], str | bytes] = _compact) -> Formatted:
+    """Each row as JSON on a line of its own (application/x-ndjson).
+
+    dumps: makes JSON of a row, as str or bytes in one line, for types that ``json`` does not
+        know, or another library: ``orjson.dumps``. Raises BodyError if `rows` are none.
+    """
+
+    def encode(row: Any) -> bytes:
+        if dumps is _compact:
+            return (_compact(row) + "\n").encode()
+        line = as_bytes(dumps(row))
+        if b"\n" in line:
+            raise ValueError("dumps gave more than one line")
+        return line + b"\n"
+
+    def run(rows: Iterator[Any]) -> Iterator[bytes]:
+        return each(rows, encode, "a line of NDJSON")
+
+    return Formatted("ndjson", rows, run, "application/x-ndjson")
+
+
+def json_array(rows: Iterable[Any], *, dumps: Callable[[Any], str | bytes] = _compact) -> Formatted:
+    """The rows as one JSON array (application/json): ``[]`` of none.
+
+    After an error, or a stream that ended early, its closing bracket is missing, so that no
+    parser takes a part for all. dumps: as for ``ndjson``.
+    """
+
+    def run(rows: Iterator[Any]) -> Iterator[bytes]:
+        before = b"["
+        for value in each(rows, lambda row: as_bytes(dumps(row)), "JSON"):
+            yield before + value
+            before = b",\n"
+        yield b"[]" if before == b"[" else b"]"
+
+    return Formatted("json_array", rows, run, "application/json")
+
+
+def csv_rows(
+    rows: Iterable[Mapping[str, Any] | Iterable[Any]],
+    *,
+    columns: Sequence[str] | None = None,
+    guard: bool = False,
+    bom: bool = False,
+    **format: Any,
+) -> Formatted:
+    """The rows as CSV (RFC 4180, text/csv), by the ``csv`` module.
+
+    rows: mappings, or sequences of cells. columns: the header, and of mappings the keys in
+        their order, others being left out. Without it, mappings have the keys of the first one,
+        and another key later is an error; sequences have no header. A missing key is empty.
+    guard: keeps spreadsheets from running cells as formulas: text that begins as one does
+        (``= + - @``, tab, CR, LF, NUL, full-width forms) gets an apostrophe before it, and all
+        text is quoted. ``=1+1`` becomes ``'=1+1`` and the text ``-5`` becomes ``'-5``, for every
+        reader; numbers stay what they are. For people, then, not for programs.
+    bom: starts with a byte order mark, without which Excel takes UTF-8 for something else.
+    format: ``delimiter``, ``quoting``, ``lineterminator``, ``dialect``… of ``csv.writer``.
+
+    Raises BodyError, TypeError on a format that csv does not know.
+    """
+    names = None if columns is None else list(columns)
+    if isinstance(columns, str):
+        raise TypeError(f"columns are a sequence of names: [{columns!r}]")
+    if guard:
+        format.setdefault("quoting", csv.QUOTE_NONNUMERIC)
+    write: Callable[[Iterable[Any]], Any] = csv.writer(_Echo, **format).writerow
+
+    def line(cells: Iterable[Any]) -> bytes:
+        text: str = write([_tamed(cell) for cell in cells] if guard else cells)
+        return text.encode()
+
+    def run(rows: Iterator[Any]) -> Iterator[bytes]:
+        if bom or names is not None:
+            yield (BOM_UTF8 if bom else b"") + (line(names) if names is not None else b"")
+        cells: Callable[[Any], Any] | None = None
+
+        def encode(row: Any) -> bytes:
+            nonlocal cells
+            if cells is not None:
+                return line(cells(row))
+            keys = list(row) if names is None and isinstance(row, Mapping) else []
+            cells = _cells_of(row, names or keys, strict=names is None)
+            return (line(keys) if keys else b"") + line(cells(row))
+
+        yield from each(rows, encode, "a row of CSV")
+
+    return Formatted("csv_rows", rows, run, "text/csv; charset=utf-8")
+
+
+class _Echo:
+    """csv.writer's file: writerow() gives back what its write() does."""
+
+    @staticmethod
+    def write(text: str) -> str:
+        return text
+
+
+def _tamed(cell: Any) -> Any:
+    if type(cell) in _NUMBERS or isinstance(cell, Number):
+        return cell
+    text = cell if type(cell) is str else str(cell)
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def _cells_of(first: Any, columns: list[str], *, strict: bool) -> Callable[[Any], Any]:
+    """What gives the cells of rows that are like the first one. strict: of the columns alone."""
+    mapping, known = isinstance(first, Mapping), frozenset(columns)
+
+    def of_mapping(row: Any) -> list[Any]:
+        if not isinstance(row, Mapping):
+            raise TypeError("it is no mapping, as the first one is")
+        if strict and not row.keys() <= known:
+            extra = ", ".join(repr(name) for name in row if name not in known)
+            raise ValueError(f"there is no column for {extra}: name all in columns=")
+        return [row.get(name, "") for name in columns]
+
+    def of_sequence(row: Any) -> Any:
+        if isinstance(row, (str, bytes, Mapping)):
+            raise TypeError(f"it is {type(row).__name__}, not a sequence of cells")
+        cells = row if isinstance(row, (list, tuple)) else list(row)
+        if not strict and len(cells) != len(columns):
+            raise ValueError(f"it has {len(cells)} cells, not {len(columns)}")
+        return cells
+
+    return of_mapping if mapping else of_sequence
