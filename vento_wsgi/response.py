@@ -20,7 +20,7 @@ from . import body as bodies
 from . import files, sse
 from .broker.feed import Feed
 from .broker.subscription import Subscription
-from .exceptions import BodyError, StreamAborted
+from .exceptions import BodyError
 from .policies import DEFAULT, Policies
 from .pump import cooperative
 from .stream import DRAIN, PARK, Stream
@@ -138,12 +138,10 @@ class Response(WerkzeugResponse):
         body: Any = None
         try:
             body, status, headers = self.get_wsgi_response(environ)
-            write = start_response(status, headers)
             if isinstance(body, Stream):
-                if body.connection is not None:
-                    body.connection.server = getattr(start_response, "__self__", None)
-                if write is not None and DRAIN not in environ:
-                    _push_head(write)
+                body.begin(environ, start_response, status, headers)
+            else:
+                start_response(status, headers)
         except BaseException:
             (body if isinstance(body, Stream) else self).close()
             raise
@@ -226,11 +224,3 @@ class Response(WerkzeugResponse):
             waits=self._file is None,
             policies=self.policies,
         )
-
-
-def _push_head(write: Callable[[bytes], object]) -> None:
-    # some servers keep the headers until there are bytes, but not after a write
-    try:
-        write(b"")
-    except OSError as error:
-        raise StreamAborted("the client left before the headers") from error

@@ -39,7 +39,7 @@ from .policies import DEFAULT, CloseReason, Ending, Policies
 from .pump import InPlace, Pump, Threads, cooperative
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
     from .connection import Connection
 
@@ -135,6 +135,24 @@ class Stream(Iterator[bytes]):
         self._drain = environ.get(DRAIN)
         if self._drain is not None:
             self._drain.add(self)
+
+    def begin(
+        self,
+        environ: WSGIEnvironment,
+        start_response: StartResponse,
+        status: str,
+        headers: list[tuple[str, str]],
+    ) -> None:
+        """Start the response whose body this is: its headers leave before the first chunk."""
+        write = start_response(status, headers)
+        if self.connection is not None:
+            self.connection.server = getattr(start_response, "__self__", None)
+        if write is None or DRAIN in environ:
+            return
+        try:  # some servers keep the headers until there are bytes, but not after a write
+            write(b"")
+        except OSError as error:
+            raise StreamAborted("the client left before the headers") from error
 
     # the writer's side
 

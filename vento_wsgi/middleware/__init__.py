@@ -2,5 +2,6 @@
 
 from .cors import cors
 from .limit_streams import limit_streams
+from .stream_guard import StreamGuard
 
-__all__ = ["cors", "limit_streams"]
+__all__ = ["StreamGuard", "cors", "limit_streams"]
