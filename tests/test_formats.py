@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from email import message_from_bytes
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from playwright.sync_api import Browser
 from servers import HERE
@@ -56,6 +57,7 @@ def lazily(rows: Iterable[Any]) -> Iterator[Any]:
 # NDJSON and JSON.
 
 
+@settings(deadline=None)
 @given(st.lists(VALUES))
 def test_each_line_of_ndjson_is_a_row(rows: list[Any]) -> None:
     for source in (rows, lazily(rows)):
@@ -64,6 +66,7 @@ def test_each_line_of_ndjson_is_a_row(rows: list[Any]) -> None:
         assert [json.loads(line) for line in lines] == rows
 
 
+@settings(deadline=None)
 @given(st.lists(VALUES))
 def test_an_array_is_the_rows(rows: list[Any]) -> None:
     assert json.loads(text(json_array(rows))) == rows
@@ -106,6 +109,7 @@ def test_an_array_whose_source_fails_is_no_json() -> None:
 # CSV.
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(CELLS, min_size=1, max_size=4)))
 def test_csv_is_read_back_as_it_was(rows: list[list[str]]) -> None:
     assert table(csv_rows(rows)) == table(csv_rows(lazily(rows))) == rows
@@ -157,6 +161,8 @@ def test_the_format_is_that_of_the_csv_module() -> None:
 
 @pytest.mark.parametrize("begins", FORMULA)
 def test_no_guarded_text_begins_as_a_formula(begins: str) -> None:
+    if begins == "\0" and sys.version_info < (3, 11):
+        pytest.skip("csv takes no NUL, so that it is a BodyError")
     cell = f'{begins}cmd|"/c calc"!A1'
     [[header], [written]] = table(csv_rows([{cell: cell}], guard=True))
     assert header == written == f"'{cell}"
