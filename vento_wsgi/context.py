@@ -237,9 +237,7 @@ class Context:
             response.headers["Content-Disposition"] = _attachment(name)
         return response
 
-    def _respond(
-        self, body: object, status: int, headers: HeadersLike, default: str
-    ) -> Response:
+    def _respond(self, body: object, status: int, headers: HeadersLike, default: str) -> Response:
         """A response whose content type is that of `headers`, or else the default."""
         if headers is not None and "content-type" in (headers := Headers(headers)):
             return self.response_class(body, status, headers)

@@ -43,9 +43,7 @@ def stream(
     **policies: Unpack[PolicyOptions],
 ) -> FlaskResponse:
     """``Context.stream`` as a response of the current application."""
-    return _context().stream(
-        _kept(body), content_type, status=status, headers=headers, **policies
-    )
+    return _context().stream(_kept(body), content_type, status=status, headers=headers, **policies)
 
 
 def sse(
