@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import shlex
 import subprocess
@@ -90,6 +91,12 @@ def news_are_shared(client: Client) -> None:
     assert found.headers["Access-Control-Allow-Origin"] == origin
 
 
+def prices_are_compressed(client: Client) -> None:
+    found = client.get("/prices", headers={"Accept-Encoding": "gzip"})
+    assert found.content_encoding == "gzip"
+    assert gzip.decompress(found.data).endswith(b'{"symbol":"ACME","price":39}\n\n')
+
+
 def count_is_tested(client: Client) -> None:
     assert client.head("/count").status_code == 200
 
@@ -104,6 +111,7 @@ CHECKS = [
     both_answer,
     ticks_are_limited,
     news_are_shared,
+    prices_are_compressed,
     count_is_tested,
 ]
 

@@ -241,6 +241,10 @@ class Stream(Iterator[bytes]):
                 "%s: the body ended %d bytes short of its Content-Length", self._route, self._left
             )
         self._stop(CloseReason.FAILED if self._left else CloseReason.EXHAUSTED)
+        return self._over()
+
+    def _over(self) -> bytes:
+        """The piece after all others, in a coding that has one."""
         self._tell()
         raise self._end()
 
@@ -267,10 +271,10 @@ class Stream(Iterator[bytes]):
         self._stop(reason)
         if reason is CloseReason.DRAINING and self._due is not None and self._between_blocks():
             return self._due
-        self._tell()
         if reason is CloseReason.DISCONNECTED:
+            self._tell()
             raise StreamAborted(f"{self._route}: the client left")
-        raise self._end()
+        return self._over()
 
     # from the side: the loop, or the clock's thread
 
