@@ -76,6 +76,7 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "brotli": ("vento_wsgi.coding",),
     "zstandard": ("vento_wsgi.coding",),
     "flask": ("vento_wsgi.contrib.flask",),
+    "prometheus_client": ("vento_wsgi.contrib.prometheus",),
     "django": ("vento_wsgi.contrib.django",),
     # of type checkers, where nothing is installed: an import that really runs fails in the
     # bare environments of test_packaging

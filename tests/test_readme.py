@@ -101,6 +101,12 @@ def count_is_tested(client: Client) -> None:
     assert client.head("/count").status_code == 200
 
 
+def jobs_are_measured(client: Client) -> None:
+    client.get("/jobs/17").get_data()
+    ended = 'vento_streams_ended_total{reason="exhausted",route="GET /jobs/<int:id>"} 1.0'
+    assert ended in client.get("/metrics").text
+
+
 CHECKS = [
     events_count_to_five,
     order_seven_has_left,
@@ -113,6 +119,7 @@ CHECKS = [
     news_are_shared,
     prices_are_compressed,
     count_is_tested,
+    jobs_are_measured,
 ]
 
 

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING
 from . import sse
 from .clock import Clock, clock
 from .exceptions import StreamAborted
-from .policies import DEFAULT, CloseReason, Ending, Policies
+from .policies import DEFAULT, CloseReason, Ending, Policies, observers, opened
 from .pump import InPlace, Pump, Threads, cooperative
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from .connection import Connection
 
-__all__ = ["DRAIN", "PARK", "ROUTE", "Stream", "route"]
+__all__ = ["DRAIN", "PARK", "ROUTE", "Stream", "route", "routes"]
 
 log = logging.getLogger(__name__)
 
@@ -81,9 +81,11 @@ class Stream(Iterator[bytes]):
     last = False
     reason: CloseReason | None = None
 
+    _backlog = 0
     _boundary: sse.Boundary | None = None  # of blocks, where something may be said between them
     _clock: Clock | None = None
     _due: bytes | None = None
+    _first: float | None = None
     _freed = _told = False
     _opened = False
     _opening = b""
@@ -135,6 +137,8 @@ class Stream(Iterator[bytes]):
         self._drain = environ.get(DRAIN)
         if self._drain is not None:
             self._drain.add(self)
+        if observers:
+            opened(self._route)
 
     def begin(
         self,
@@ -217,6 +221,8 @@ class Stream(Iterator[bytes]):
                     self._tell()
                     raise
                 return self._failed(error)
+            if piece and self._first is None:
+                self._first = time.monotonic() - self._start
             if not self._opened:
                 self._opened = True
                 return self._opening + piece
@@ -342,6 +348,7 @@ class Stream(Iterator[bytes]):
     def _free(self) -> None:
         if not self._freed:
             self._freed = True
+            self._backlog = len(self._rest) + self._pump.waiting
             try:
                 self._pump.stop(self._close)
             except Exception:
@@ -360,11 +367,20 @@ class Stream(Iterator[bytes]):
             self._drain.discard(self)
         if self._policies.told:
             duration = time.monotonic() - self._start
-            ending = Ending(self.reason, self._sent, self._pieces, duration)
+            ending = Ending(
+                self.reason, self._sent, self._pieces, duration, self._first, self._backlog
+            )
             self._policies.tell(self._route, ending)
+
+
+routes: set[str] = set()
+"""The routes of all streams so far, without the paths of those that have none."""
 
 
 def route(environ: WSGIEnvironment) -> str:
     """What a stream is called in the log: its route, else its path."""
     known: str | None = environ.get(ROUTE)
-    return known or f"{environ['REQUEST_METHOD']} {environ.get('PATH_INFO', '')}"
+    if known is None:
+        return f"{environ['REQUEST_METHOD']} {environ.get('PATH_INFO', '')}"
+    routes.add(known)
+    return known

@@ -22,7 +22,7 @@ from gevent import get_hub
 from gevent.monkey import get_original
 
 from ..clock import Clock, Watch, clock
-from ..policies import CloseReason, Ending, Policies
+from ..policies import CloseReason, Ending, Policies, observers, opened
 from ..sse import OPENING, Event
 from .fanout import Fanout
 from .frame import Backlog, Frame, mark
@@ -102,6 +102,8 @@ class Slot:
         self._last: tuple[CloseReason, bytes] | None = None  # to be sent after all else
         self._watch: Watch | None = None
         self._writable: Any = None
+        if observers:
+            opened(self._route)
 
     def open(self, fd: int, position: Position) -> None:
         """Own the socket `fd`, and write to it what is later than `position`."""
@@ -148,6 +150,7 @@ class Slot:
             self._watch.close()
             self._watch = None
         self._stop_waiting()
+        unsent = len(self._rest) + (self._backlog.size if self._backlog else 0)
         self._backlog, self._rest = self._new_backlog(), b""
         if self._drain is not None:
             self._drain.discard(self)
@@ -160,7 +163,8 @@ class Slot:
             log.exception("%s: closing its response failed", self._route)
         if self._policies.told:
             duration = monotonic() - self._start
-            self._policies.tell(self._route, Ending(reason, self.sent, self.pieces, duration))
+            ending = Ending(reason, self.sent, self.pieces, duration, backlog=unsent)
+            self._policies.tell(self._route, ending)
 
     # what the clock and the kernel say
 
