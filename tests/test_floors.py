@@ -35,6 +35,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
     1: (
         "vento_wsgi.broker",
         "vento_wsgi.clock",
+        "vento_wsgi.coding",
         "vento_wsgi.connection",
         "vento_wsgi.files",
         "vento_wsgi.greenlets",
@@ -72,7 +73,10 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
         "vento_wsgi.server",
     ),
     "redis": ("vento_wsgi.broker.redis",),
+    "brotli": ("vento_wsgi.coding",),
+    "zstandard": ("vento_wsgi.coding",),
     "flask": ("vento_wsgi.contrib.flask",),
+    "prometheus_client": ("vento_wsgi.contrib.prometheus",),
     "django": ("vento_wsgi.contrib.django",),
     # of type checkers, where nothing is installed: an import that really runs fails in the
     # bare environments of test_packaging

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
 import shlex
@@ -112,8 +113,20 @@ def news_are_shared(client: Client) -> None:
     assert found.headers["Access-Control-Allow-Origin"] == origin
 
 
+def prices_are_compressed(client: Client) -> None:
+    found = client.get("/prices", headers={"Accept-Encoding": "gzip"})
+    assert found.content_encoding == "gzip"
+    assert gzip.decompress(found.data).endswith(b'{"symbol":"ACME","price":39}\n\n')
+
+
 def count_is_tested(client: Client) -> None:
     assert client.head("/count").status_code == 200
+
+
+def jobs_are_measured(client: Client) -> None:
+    client.get("/jobs/17").get_data()
+    ended = 'vento_streams_ended_total{reason="exhausted",route="GET /jobs/<int:id>"} 1.0'
+    assert ended in client.get("/metrics").text
 
 
 CHECKS = [
@@ -127,7 +140,9 @@ CHECKS = [
     both_answer,
     ticks_are_limited,
     news_are_shared,
+    prices_are_compressed,
     count_is_tested,
+    jobs_are_measured,
 ]
 
 

@@ -58,6 +58,8 @@ class Context:
     state: a namespace for middleware to leave things in for handlers.
     """
 
+    response_class = Response
+
     def __init__(self, environ: WSGIEnvironment, max_content_length: int | None = None) -> None:
         self.environ = environ
         self.params: Mapping[str, Any] = {}
@@ -151,9 +153,9 @@ class Context:
         Raises BodyError, a TypeError, that names what to use instead; ValueError on a policy.
         """
         if content_type == BINARY:
-            response = _respond(body, status, headers, content_type)
+            response = self._respond(body, status, headers, content_type)
         else:
-            response = Response(body, status, headers, content_type)
+            response = self.response_class(body, status, headers, content_type)
         if policies:
             response.promise(Policies(**policies))
         return response
@@ -177,21 +179,21 @@ class Context:
     def json(self, data: Any, status: int = 200, headers: HeadersLike = None) -> Response:
         """A response with `data` as JSON (RFC 8259). Raises TypeError or ValueError."""
         text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return _respond(text, status, headers, "application/json")
+        return self._respond(text, status, headers, "application/json")
 
     def text(self, text: str, status: int = 200, headers: HeadersLike = None) -> Response:
         """A response with plain text."""
-        return _respond(text, status, headers, "text/plain; charset=utf-8")
+        return self._respond(text, status, headers, "text/plain; charset=utf-8")
 
     def html(self, html: str, status: int = 200, headers: HeadersLike = None) -> Response:
         """A response with HTML, which the caller has escaped."""
-        return _respond(html, status, headers, "text/html; charset=utf-8")
+        return self._respond(html, status, headers, "text/html; charset=utf-8")
 
     def redirect(self, location: str, status: int = 302) -> Response:
         """A response that leads to `location`: a URL, or a path on this host."""
         if not 300 <= status < 400:
             raise ValueError(f"a redirect has a status of 300 to 399, not {status}")
-        return Response(b"", status, {"Location": iri_to_uri(location)})
+        return self.response_class(b"", status, {"Location": iri_to_uri(location)})
 
     def file(
         self,
@@ -224,9 +226,9 @@ class Context:
             raise NotFound from error
         try:
             if content_type is None:
-                response = _respond(file, 200, headers, _guess(asked))
+                response = self._respond(file, 200, headers, _guess(asked))
             else:
-                response = Response(file, 200, headers, content_type)
+                response = self.response_class(file, 200, headers, content_type)
         except BaseException:
             file.close()
             raise
@@ -235,12 +237,11 @@ class Context:
             response.headers["Content-Disposition"] = _attachment(name)
         return response
 
-
-def _respond(body: object, status: int, headers: HeadersLike, default: str) -> Response:
-    """A response whose content type is that of `headers`, or else the default."""
-    if headers is not None and "content-type" in (headers := Headers(headers)):
-        return Response(body, status, headers)
-    return Response(body, status, headers, default)
+    def _respond(self, body: object, status: int, headers: HeadersLike, default: str) -> Response:
+        """A response whose content type is that of `headers`, or else the default."""
+        if headers is not None and "content-type" in (headers := Headers(headers)):
+            return self.response_class(body, status, headers)
+        return self.response_class(body, status, headers, default)
 
 
 def _below(root: str | os.PathLike[str], path: str) -> str:

@@ -86,6 +86,10 @@ class Greenlets:
     def exhausted(self) -> bool:
         return self._over and not self._ready and self._error is None
 
+    @property
+    def waiting(self) -> int:
+        return self._size
+
     # in the writer's greenlet
 
     def take(self) -> bytes:

@@ -6,10 +6,20 @@ import enum
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from . import sse
 
-__all__ = ["DEFAULT", "SEND_TIMEOUT", "CloseReason", "Ending", "Policies"]
+__all__ = [
+    "DEFAULT",
+    "SEND_TIMEOUT",
+    "CloseReason",
+    "Ending",
+    "Observer",
+    "Policies",
+    "observers",
+    "opened",
+]
 
 log = logging.getLogger(__name__)
 access = logging.getLogger("vento_wsgi.access")
@@ -39,12 +49,43 @@ class Ending:
     """How a stream ended: what ``on_end`` is given.
 
     bytes: handed to the server, without framing. chunks: in how many pieces. duration: seconds.
+    first: seconds until the source gave something; None if it never did, or it is not known,
+        as of a subscription whose socket is parked. backlog: bytes made that were not taken.
     """
 
     reason: CloseReason
     bytes: int
     chunks: int
     duration: float
+    first: float | None = None
+    backlog: int = 0
+
+
+class Observer(Protocol):
+    """One who is told of all streams of the process, as of their routes. It may not wait."""
+
+    def opened(self, route: str) -> object:
+        """A stream begins: its `ended` will come."""
+
+    def ended(self, route: str, ending: Ending) -> object:
+        """A stream has ended."""
+
+
+observers: list[Observer] = []
+"""Those who are told, from the first stream on; none costs nothing."""
+
+
+def opened(route: str) -> None:
+    """Tell the observers that a stream of `route` begins."""
+    for observer in observers:
+        _call(route, observer.opened, route)
+
+
+def _call(route: str, function: Callable[..., object], *arguments: object) -> None:
+    try:
+        function(*arguments)
+    except Exception:
+        log.exception("%s: %s failed", route, getattr(function, "__name__", function))
 
 
 @dataclass(frozen=True)
@@ -84,10 +125,10 @@ class Policies:
     @property
     def told(self) -> bool:
         """Whether anybody is told how a stream ends."""
-        return self.on_end is not None or access.isEnabledFor(logging.INFO)
+        return bool(self.on_end or observers) or access.isEnabledFor(logging.INFO)
 
     def tell(self, route: str, ending: Ending) -> None:
-        """Say how a stream of `route` ended: to the access log, and to on_end."""
+        """Say how a stream of `route` ended: to the access log, the observers, and on_end."""
         access.info(
             "%s %s: %d bytes, %d pieces, %.3f s",
             route,
@@ -96,6 +137,8 @@ class Policies:
             ending.chunks,
             ending.duration,
         )
+        for observer in observers:
+            _call(route, observer.ended, route, ending)
         if self.on_end is not None:
             try:
                 self.on_end(ending)

@@ -45,6 +45,10 @@ class Pump(Protocol):
     def exhausted(self) -> bool:
         """Whether the source is known to have ended well, with nothing left to take."""
 
+    @property
+    def waiting(self) -> int:
+        """Bytes that are ready and were not taken."""
+
     def take(self) -> bytes:
         """All that is ready, joined; b"" when woken. StopIteration at the end of the source."""
 
@@ -58,13 +62,14 @@ class Pump(Protocol):
 class InPlace:
     """The source runs in the writer's own call; nothing can wake or interrupt it."""
 
-    __slots__ = ("exhausted", "take")
+    __slots__ = ("exhausted", "take", "waiting")
 
     tells_idle: ClassVar[bool] = False
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self.take = chunks.__next__
         self.exhausted = False
+        self.waiting = 0
 
     def wake(self) -> None:
         return
@@ -97,6 +102,10 @@ class Threads:
     @property
     def exhausted(self) -> bool:
         return self._over and not self._ready and self._error is None
+
+    @property
+    def waiting(self) -> int:
+        return self._size
 
     def take(self) -> bytes:
         if self._thread is None:

@@ -14,13 +14,15 @@ from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from werkzeug.datastructures import Headers
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from . import body as bodies
 from . import files, sse
 from .broker.feed import Feed
 from .broker.subscription import Subscription
-from .exceptions import BodyError, StreamAborted
+from .coding import CodedStream, Encoder
+from .exceptions import BodyError
 from .policies import DEFAULT, Policies
 from .pump import cooperative
 from .request import Request
@@ -29,7 +31,7 @@ from .stream import DRAIN, PARK, Stream
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-__all__ = ["EVENT_STREAM", "Response"]
+__all__ = ["EVENT_STREAM", "Response", "vary"]
 
 EVENT_STREAM = "text/event-stream"
 
@@ -69,6 +71,11 @@ class Response(WerkzeugResponse):
     policies = DEFAULT
     """What its stream is promised; ``ctx.stream`` sets them."""
 
+    code: Callable[[WSGIEnvironment], Callable[[], Encoder] | None] | None = None
+    """What says, when all its headers are known, how its body is coded; ``compress`` sets it."""
+
+    _encoder: Callable[[], Encoder] | None = None
+    _measure: int | None = None  # its length as it is before it is coded
     _subscription: Subscription | None = None
     _file: files.File | None = None
     _sent: files.Window | Iterator[bytes] | None = None
@@ -110,6 +117,11 @@ class Response(WerkzeugResponse):
             encode = sse.encode if self.event_stream else bodies.encode
             self.response = bodies.Chunks(body, encode)
 
+    @property
+    def is_file(self) -> bool:
+        """Whether its body is an open file, which leaves by sendfile where the server can."""
+        return self._file is not None and self._file.descriptor is not None
+
     def promise(self, policies: Policies) -> None:
         """Have the body sent under `policies`, as a Stream whatever it is. Raises ValueError."""
         policies.beat(event_stream=self.event_stream)
@@ -132,12 +144,10 @@ class Response(WerkzeugResponse):
         body: Any = None
         try:
             body, status, headers = self.get_wsgi_response(environ)
-            write = start_response(status, headers)
             if isinstance(body, Stream):
-                if body.connection is not None:
-                    body.connection.server = getattr(start_response, "__self__", None)
-                if write is not None and DRAIN not in environ:
-                    _push_head(write)
+                body.begin(environ, start_response, status, headers)
+            else:
+                start_response(status, headers)
         except BaseException:
             (body if isinstance(body, Stream) else self).close()
             raise
@@ -150,6 +160,9 @@ class Response(WerkzeugResponse):
             )
         elif self._file is not None:
             self._sent = files.Window(self._file, 0, self._file.size, self.close)
+        if self.code is not None:
+            self._measure = self._length()
+            self._encoder = self.code(environ)
         headers = self.headers
         if not isinstance(self.response, bodies.Chunks) or self._is_special():
             headers = self.get_wsgi_headers(environ)
@@ -177,7 +190,9 @@ class Response(WerkzeugResponse):
         if environ["REQUEST_METHOD"] == "HEAD" or not self._has_content():
             return self._no_body()
         if isinstance(self.response, bodies.Chunks):
-            if self._subscription is not None and PARK in environ:
+            # in a coding each client's bytes depend on what it was sent before: none to share
+            shares = PARK in environ and self._encoder is None
+            if shares and self._subscription is not None:
                 stream = partial(self._stream, environ, self.response)
                 # it lasts, and should not hold the response and its request for as long
                 closings = [close for close in self._on_close if not _closes_nothing(close)]
@@ -197,7 +212,9 @@ class Response(WerkzeugResponse):
 
     def _leaves_by_sendfile(self, environ: WSGIEnvironment, file: files.File) -> bool:
         # a Stream has policies; and without our worker gevent's sendfile reads 8 KiB at a time
-        if self.policies is not DEFAULT or (cooperative() and DRAIN not in environ):
+        if self.policies is not DEFAULT or self._encoder is not None:
+            return False
+        if cooperative() and DRAIN not in environ:
             return False
         return files.offers_sendfile(environ, file)
 
@@ -213,12 +230,13 @@ class Response(WerkzeugResponse):
         return body
 
     def _stream(self, environ: WSGIEnvironment, chunks: Iterator[bytes]) -> Stream:
-        return Stream(
+        kind = Stream if self._encoder is None else partial(CodedStream, self._encoder())
+        return kind(
             chunks,
             self.close,
             environ,
             event_stream=self.event_stream,
-            length=self._length(),
+            length=self._length() if self._encoder is None else self._measure,
             waits=self._file is None,
             policies=self.policies,
         )
@@ -238,9 +256,9 @@ def _closes_nothing(close: Callable[[], object]) -> bool:
     return isinstance(request, Request) and "files" not in vars(request)
 
 
-def _push_head(write: Callable[[bytes], object]) -> None:
-    # some servers keep the headers until there are bytes, but not after a write
-    try:
-        write(b"")
-    except OSError as error:
-        raise StreamAborted("the client left before the headers") from error
+def vary(headers: Headers, *names: str) -> None:
+    """Say in a response that it depends on these headers of the request, too."""
+    present = [name.strip() for field in headers.getlist("Vary") for name in field.split(",")]
+    known = {name.lower() for name in present}
+    if "*" not in known:
+        headers["Vary"] = ", ".join([*present, *(n for n in names if n.lower() not in known)])

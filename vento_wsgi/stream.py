@@ -36,16 +36,16 @@ from typing import TYPE_CHECKING
 from . import sse
 from .clock import Clock, clock
 from .exceptions import StreamAborted
-from .policies import DEFAULT, CloseReason, Ending, Policies
+from .policies import DEFAULT, CloseReason, Ending, Policies, observers, opened
 from .pump import InPlace, Pump, Threads, cooperative
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
     from .connection import Connection
     from .greenlets import Greenlets
 
-__all__ = ["DRAIN", "FAILED", "PARK", "ROUTE", "Stream", "route"]
+__all__ = ["DRAIN", "FAILED", "PARK", "ROUTE", "Stream", "route", "routes"]
 
 log = logging.getLogger(__name__)
 
@@ -83,9 +83,11 @@ class Stream(Iterator[bytes]):
     last = False
     reason: CloseReason | None = None
 
+    _backlog = 0
     _boundary: sse.Boundary | None = None  # of blocks, where something may be said between them
     _clock: Clock | None = None
     _due: bytes | None = None
+    _first: float | None = None
     _freed = _told = False
     _opened = False
     _opening = b""
@@ -134,6 +136,26 @@ class Stream(Iterator[bytes]):
         self._drain = environ.get(DRAIN)
         if self._drain is not None:
             self._drain.add(self)
+        if observers:
+            opened(self._route)
+
+    def begin(
+        self,
+        environ: WSGIEnvironment,
+        start_response: StartResponse,
+        status: str,
+        headers: list[tuple[str, str]],
+    ) -> None:
+        """Start the response whose body this is: its headers leave before the first chunk."""
+        write = start_response(status, headers)
+        if self.connection is not None:
+            self.connection.server = getattr(start_response, "__self__", None)
+        if write is None or DRAIN in environ:
+            return
+        try:  # some servers keep the headers until there are bytes, but not after a write
+            write(b"")
+        except OSError as error:
+            raise StreamAborted("the client left before the headers") from error
 
     # the writer's side
 
@@ -198,6 +220,8 @@ class Stream(Iterator[bytes]):
                     self._tell()
                     raise
                 return self._failed(error)
+            if piece and self._first is None:
+                self._first = time.monotonic() - self._start
             if not self._opened:
                 self._opened = True
                 return self._opening + piece
@@ -222,6 +246,10 @@ class Stream(Iterator[bytes]):
                 "%s: the body ended %d bytes short of its Content-Length", self._route, self._left
             )
         self._stop(CloseReason.FAILED if self._left else CloseReason.EXHAUSTED)
+        return self._over()
+
+    def _over(self) -> bytes:
+        """The piece after all others, in a coding that has one."""
         self._tell()
         raise self._end()
 
@@ -248,10 +276,10 @@ class Stream(Iterator[bytes]):
         self._stop(reason)
         if reason is CloseReason.DRAINING and self._due is not None and self._between_blocks():
             return self._due
-        self._tell()
         if reason is CloseReason.DISCONNECTED:
+            self._tell()
             raise StreamAborted(f"{self._route}: the client left")
-        raise self._end()
+        return self._over()
 
     # from the side: the loop, or the clock's thread
 
@@ -319,6 +347,7 @@ class Stream(Iterator[bytes]):
     def _free(self) -> None:
         if not self._freed:
             self._freed = True
+            self._backlog = len(self._rest) + self._pump.waiting
             try:
                 self._pump.stop(self._close)
             except Exception:
@@ -337,7 +366,9 @@ class Stream(Iterator[bytes]):
             self._drain.discard(self)
         if self._policies.told:
             duration = time.monotonic() - self._start
-            ending = Ending(self.reason, self._sent, self._pieces, duration)
+            ending = Ending(
+                self.reason, self._sent, self._pieces, duration, self._first, self._backlog
+            )
             self._policies.tell(self._route, ending)
 
 
@@ -349,7 +380,14 @@ def _parts_for_gevent() -> tuple[type[Connection], type[Greenlets]]:
     return Connection, Greenlets
 
 
+routes: set[str] = set()
+"""The routes of all streams so far, without the paths of those that have none."""
+
+
 def route(environ: WSGIEnvironment) -> str:
     """What a stream is called in the log: its route, else its path."""
     known: str | None = environ.get(ROUTE)
-    return known or f"{environ['REQUEST_METHOD']} {environ.get('PATH_INFO', '')}"
+    if known is None:
+        return f"{environ['REQUEST_METHOD']} {environ.get('PATH_INFO', '')}"
+    routes.add(known)
+    return known

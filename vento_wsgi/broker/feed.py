@@ -50,6 +50,14 @@ class Feed:
         self._drain = environ.get(DRAIN)
         self.policies = policies
 
+    @staticmethod
+    def of(body: object) -> Feed | None:
+        """The feed that a response's body is, or stands for in the terms of a framework."""
+        if isinstance(body, Feed):
+            return body
+        stands_for: Callable[[], Feed | None] | None = getattr(body, "vento_feed", None)
+        return None if stands_for is None else stands_for()
+
     def __iter__(self) -> Iterator[bytes]:
         self._stream = self._make()
         return self._stream
@@ -59,6 +67,10 @@ class Feed:
             self._stream.close()
         elif self._close is not None:
             self._close()
+
+    def closes(self, close: Callable[[], object]) -> None:
+        """Have `close` called at the end, in place of what was given."""
+        self._close = close
 
     def park(
         self,

@@ -85,6 +85,11 @@ class Backlog:
     def __len__(self) -> int:
         return len(self._frames) + (self._missing is not None)
 
+    @property
+    def size(self) -> int:
+        """The bytes of all frames, without their framing."""
+        return sum(len(frame.block) for frame in self._frames)
+
     def add(self, frame: Frame) -> bool:
         """Take in a frame; False if that is one too many, and the subscriber has to go."""
         self._frames.append(frame)

@@ -22,7 +22,7 @@ from gevent import get_hub, spawn
 from gevent.monkey import get_original
 
 from ..clock import Watch, clock
-from ..policies import CloseReason, Ending, Policies
+from ..policies import CloseReason, Ending, Policies, observers, opened
 from ..sse import OPENING, Event
 from .fanout import Fanout
 from .frame import Backlog, Frame, mark
@@ -106,6 +106,8 @@ class Slot:
         self._writable: Any = None
         if drain is not None:
             drain.add(self)
+        if observers:
+            opened(self._route)
 
     def join(self, fanout: Fanout) -> Position:
         """Be told what is published; returns the position after which it will be."""
@@ -169,9 +171,11 @@ class Slot:
             self._watch.close()
             self._watch = None
         self._stop_waiting()
+        unsent = len(self._rest) + (self._backlog.size if self._backlog else 0)
         self._backlog, self._rest = self._new_backlog(), b""
         self._close()
-        ending = Ending(reason, self.sent, self.pieces, monotonic() - self._start)
+        duration = monotonic() - self._start
+        ending = Ending(reason, self.sent, self.pieces, duration, backlog=unsent)
         if self._ended is None and self._policies.on_end is None:
             self._tell(ending)
         else:  # which may wait, and neither the loop nor the fan-out can

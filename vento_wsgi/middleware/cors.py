@@ -23,12 +23,11 @@ import re
 from collections.abc import Callable, Iterable
 from urllib.parse import urlsplit
 
-from werkzeug.datastructures import Headers
 from werkzeug.exceptions import Forbidden
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from ..context import Context
-from ..response import Response
+from ..response import Response, vary
 from ..routing import Middleware, Next
 
 __all__ = ["HEADERS", "cors"]
@@ -99,7 +98,7 @@ def cors(
         """Say on a response, whichever it is, who may read it."""
         sent = response.headers
         if not everyone:
-            _vary(sent, "Origin")
+            vary(sent, "Origin")
         if "Access-Control-Allow-Origin" in sent or (not everyone and origin is None):
             return
         sent["Access-Control-Allow-Origin"] = "*" if everyone else origin or ""
@@ -122,7 +121,7 @@ def cors(
         answer.headers["Access-Control-Allow-Headers"] = ", ".join(headers)
         if max_age is not None:
             answer.headers["Access-Control-Max-Age"] = str(max_age)
-        _vary(answer.headers, "Access-Control-Request-Method", "Access-Control-Request-Headers")
+        vary(answer.headers, "Access-Control-Request-Method", "Access-Control-Request-Headers")
         return answer
 
     def shared(ctx: Context, next: Next) -> WerkzeugResponse:
@@ -191,10 +190,3 @@ def _tokens(name: str, values: Iterable[str]) -> tuple[str, ...]:
         if value == "*" and len(found) > 1:
             raise ValueError(f'"*" stands alone: {name}="*"')
     return found
-
-
-def _vary(headers: Headers, *names: str) -> None:
-    present = [name.strip() for field in headers.getlist("Vary") for name in field.split(",")]
-    known = {name.lower() for name in present}
-    if "*" not in known:
-        headers["Vary"] = ", ".join([*present, *(n for n in names if n.lower() not in known)])

@@ -204,8 +204,8 @@ class StreamWorker(GeventWorker):
             body = self.wsgi(environ, response.start_response)
             if self.is_already_handled(body):
                 return False
-            if isinstance(body, Feed) and response.chunked:
-                self._park(body, response, req, environ, start)
+            if response.chunked and (feed := Feed.of(body)) is not None:
+                self._park(feed, response, req, environ, start)
             try:
                 if isinstance(body, environ["wsgi.file_wrapper"]):
                     response.write_file(body)
