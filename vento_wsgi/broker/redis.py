@@ -85,7 +85,7 @@ class Redis:
         self._closed = False
         self._pid = 0
         self._client: Any = None
-        self._following: set[Any] = set()
+        self._following: dict[Any, int] = {}  # connections, and the process of each
 
     def append(self, topic: str, block: bytes) -> Position:
         age = -1
@@ -130,7 +130,7 @@ class Redis:
         pause, failed = 0.0, False
         while not self._closed:
             connection = self._kind(**{**self._options, "socket_timeout": BLOCK + ANSWER})
-            self._following.add(connection)
+            self._following[connection] = os.getpid()
             try:
                 connection.connect()
                 entries: list[Entry] = []
@@ -147,7 +147,7 @@ class Redis:
                     log.warning("following %s goes on when it can: %s", self._where, error)
                 failed = True
             finally:
-                self._following.discard(connection)
+                del self._following[connection]
                 connection.disconnect()
             pause = min(max(2 * pause, 0.05), MAX_PAUSE)
             self._sleep(random.uniform(pause / 2, pause))
@@ -179,19 +179,20 @@ class Redis:
 
     def close(self) -> None:
         self._closed = True
-        if self._pid != os.getpid():
-            return
-        for connection in tuple(self._following):
-            with suppress(AttributeError, OSError):  # not connected, or no more
-                connection._sock.shutdown(socket.SHUT_RDWR)
-        if self._client is not None:
+        here = os.getpid()
+        for connection, process in tuple(self._following.items()):
+            if process == here:
+                with suppress(AttributeError, OSError):  # not connected, or no more
+                    connection._sock.shutdown(socket.SHUT_RDWR)
+        if self._pid == here:
             self._client.connection_pool.disconnect()
 
     def _state(self, client: Any, asked: Position = START) -> State:
         return State.of(client.eval(STATE, 1, self._name, text(asked)))
 
-    def _run(self, work: Callable[[Any], T], patience: float = PATIENCE) -> T:
+    def _run(self, work: Callable[[Any], T], patience: float | None = None) -> T:
         """What `work` gives, called again while Redis cannot be reached."""
+        patience = PATIENCE if patience is None else patience
         give_up, pause = time.monotonic() + patience, 0.05
         while True:
             if self._closed:
@@ -221,7 +222,7 @@ class Redis:
                 connection_class=self._kind,
                 **self._options,
             )
-            self._client, self._following = redis.Redis(connection_pool=pool), set()
+            self._client = redis.Redis(connection_pool=pool)
             self._pid = os.getpid()
         return self._client
 
