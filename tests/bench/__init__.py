@@ -4,10 +4,10 @@
     make bench ROWS=two,tokens ONLY=raw,ours,bun RUNS=3 SCALE=0.1
 
 Each figure is CPU time of the processes that serve, of all their threads, in user and kernel
-mode, for each unit of work, or memory of all processes of a server. It is the median of several rounds; within a round the contenders
-come one after the other, each in a fresh process, warmed up, alone on one core, with the client
-on another. A ratio is the median of the ratios within the rounds. The client checks each
-response, so that nobody is fast by sending something else.
+mode, for each unit of work, or memory of all processes of a server. It is the median of several
+rounds; within a round the contenders come one after the other, each afresh, warmed up, alone on
+one core, with the client on another. A ratio is the median of the ratios within the rounds. The
+client checks each response, so that nobody is fast by sending something else.
 
     peers.py         installs who is compared
     contenders.py    who is compared, and how each is started

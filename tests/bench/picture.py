@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from textwrap import wrap
 
 from .figures import P99, Row
 from .report import TITLES, Results
@@ -11,10 +12,11 @@ __all__ = ["picture"]
 
 TITLE = "CPU time, or memory, of the server, as a ratio to raw WSGI; less is better"
 WIDTH, MARGIN = 860, 28
-HEAD, LINE, PANEL, FOOT = 76, 24, 62, 40
-BARS, RATIOS, FIGURES, LATE = 246, 620, 714, 832
+HEAD, LINE, PANEL, FOOT, NOTE = 76, 24, 62, 24, 16
+BARS, RATIOS, FIGURES, LATE = 262, 620, 714, 832
 """Where the bars begin, and where the columns of figures right of them end."""
-LONGEST = 318
+LONGEST = 302
+NOTE_CHARACTERS = 120
 
 STYLE = """
 svg { --paper: #ffffff; --edge: #d9dee5; --ink: #1d2530; --soft: #66707d; --bar: #b7c1ce;
@@ -43,7 +45,8 @@ def picture(results: Results, footnote: str) -> str:
         if results.ratio(row, "raw") is not None:
             panels += _panel(results, row, top)
             top += PANEL + LINE * len(results.contenders(row.name))
-    height = round(top + FOOT)
+    notes = wrap(footnote, NOTE_CHARACTERS)
+    height = round(top + FOOT + NOTE * len(notes))
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">',
@@ -52,7 +55,7 @@ def picture(results: Results, footnote: str) -> str:
             f'<rect class="paper" width="{WIDTH}" height="{height}" rx="10"/>',
             _text("title", MARGIN, 44, TITLE),
             *panels,
-            _text("soft", MARGIN, height - 22, footnote),
+            *(_text("soft", MARGIN, top + NOTE * (at + 1), note) for at, note in enumerate(notes)),
             "</svg>",
             "",
         ]

@@ -44,8 +44,11 @@ static void publish(const char *data, size_t size)
 {
     char chunk[8192];
     int length = snprintf(chunk, sizeof chunk, "%zX\r\ndata: %.*s\n\n\r\n", size + 8, (int)size, data);
-    for (int each = count; each-- > 0;)
-        say(subscribers[each], chunk, length);
+    for (int each = 0; each < count;) {
+        int sock = subscribers[each];
+        say(sock, chunk, length);
+        each += places[sock] != 0; /* else another stands there now */
+    }
 }
 
 static void answer(int sock)
