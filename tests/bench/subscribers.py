@@ -16,7 +16,7 @@ import struct
 import time
 from array import array
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 from .apps import work
 from .client import TIMEOUT, WrongResponse, connect, request
@@ -26,10 +26,11 @@ __all__ = ["Subscribers"]
 END = b"~"
 EVENT = re.compile(rb"(\d+) (\d+\.\d+)~")
 LOOKED_AT = 100
-WINDOW = 500
-"""Subscribers that are on their way at a time: fewer than wait at any server to be accepted."""
+WINDOW = 50
+"""Subscribers that are on their way at a time: a wave of them makes a server grow by more than
+what they take when they are there, and who comes later finds that room."""
 
-NUDGE_SECONDS = 0.5
+NUDGE_SECONDS = 0.2
 """Silence after which an event is published: some servers send nothing before the first one."""
 
 QUIET_SECONDS = 0.1
@@ -44,14 +45,20 @@ RESET = struct.pack("ii", 1, 0)
 class _Publisher:
     """A connection that publishes, one event at a time. number: of the next one."""
 
-    def __init__(self, port: int) -> None:
-        self.sock = connect(port)
+    def __init__(self, port: int, epoll: select.epoll) -> None:
         self.number = 0
         self.waiting = False
+        self._port = port
+        self._epoll = epoll
+        self._connect()
         self._head = (
             f"POST /publish HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
             "Content-Type: text/plain\r\nContent-Length: "
         ).encode()
+
+    def _connect(self) -> None:
+        self.sock = connect(self._port)
+        self._epoll.register(self.sock, select.EPOLLIN)
 
     def publish(self) -> None:
         event = b"%d %.6f~" % (self.number, time.monotonic())
@@ -62,11 +69,17 @@ class _Publisher:
     def read(self) -> None:
         data = self.sock.recv(65536)
         if not data:
-            raise WrongResponse("the publisher's connection was closed")
+            if self.waiting:
+                raise WrongResponse("the publisher's connection was closed")
+            self.close()  # Node ends what has been idle for 5 s
+            self._connect()
         if data.startswith(b"HTTP/"):
             if not data.startswith(b"HTTP/1.1 2"):
                 raise WrongResponse(f"the publisher was answered {data[:40]!r}")
             self.waiting = False
+
+    def close(self) -> None:
+        self.sock.close()
 
 
 class Subscribers:
@@ -81,9 +94,7 @@ class Subscribers:
         self._request = request(path, port, "Accept: text/event-stream\r\n")
         self._open = ExitStack()
         self._epoll = self._open.enter_context(select.epoll())
-        self._publisher = _Publisher(port)
-        self._open.enter_context(self._publisher.sock)
-        self._epoll.register(self._publisher.sock, select.EPOLLIN)
+        self._publisher = self._open.enter_context(closing(_Publisher(port, self._epoll)))
         self._events: dict[int, int] = {}  # of each descriptor that has begun
         self._looked_at: dict[int, tuple[int, bytes]] = {}  # its next number, what is not whole
         self._count = self._received = 0
@@ -165,8 +176,8 @@ class Subscribers:
 
     def _read(self, timeout: float) -> int:
         """Read what there is, waiting so many seconds for it; how many descriptors had some."""
-        events, looked_at, publisher = self._events, self._looked_at, self._publisher.sock.fileno()
         ready = self._epoll.poll(timeout)
+        events, looked_at, publisher = self._events, self._looked_at, self._publisher.sock.fileno()
         for descriptor, _ in ready:
             if descriptor == publisher:
                 self._publisher.read()
