@@ -13,8 +13,10 @@ from typing import Any
 
 from .client import WrongResponse
 from .contenders import CONTENDERS, Contender
+from .fanout import MANY, MANY_COUNT
+from .figures import Ask, Row
 from .machine import BUSY, Waiting, cores, description, settle
-from .measure import ROWS, Ask, Row, make_file
+from .measure import ROWS, make_file
 from .peers import Peers
 from .picture import picture
 from .report import Results
@@ -48,10 +50,10 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _install(peers: Peers, names: Sequence[str], results: Results) -> list[Contender]:
+def _install(peers: Peers, arguments: argparse.Namespace, results: Results) -> list[Contender]:
     there = []
     for contender in CONTENDERS:
-        if contender.name not in names:
+        if contender.name not in arguments.only or not {*contender.rows} & {*arguments.rows}:
             continue
         try:
             contender.need(peers)
@@ -73,7 +75,7 @@ def _measure(
         results.drop(row.name, contender.name, str(error))
         return f"left out: {error}"
     results.add(row.name, contender.name, sample)
-    return f"{sample.cpu * row.in_second:,.1f} {row.unit}"
+    return f"{row.main.show(sample[row.main.name])} {row.main.unit}"
 
 
 def _rounds(
@@ -95,21 +97,33 @@ def _rounds(
     try:
         for turn in range(1, arguments.runs + 1):
             for row, contender in pairs:
+                if turn > 1 and row.once:
+                    continue
                 if not results.dropped(row.name, contender.name):
                     said = _measure(row, contender, peers, ask, server_core, results)
-                    _say(f"{turn}/{arguments.runs} {row.name:8}{contender.title:26}{said}")
+                    _say(f"{turn}/{arguments.runs} {row.name:8}{contender.title:32}{said}")
                     gc.collect()
     finally:
         ask.file.unlink()
 
 
-def _notes(arguments: argparse.Namespace, waited: float, shared: bool) -> Iterator[str]:
+def _notes(
+    arguments: argparse.Namespace, results: Results, waited: float, shared: bool
+) -> Iterator[str]:
     yield description()
     yield f"rounds: {arguments.runs}"
     if arguments.scale != 1:
         yield f"{arguments.scale:g} of the full amount of work"
     if waited > BUSY:
         yield f"others were at work: the client waited for its core {waited:.0%} of the time"
+    if any(each.needs_redis for each in CONTENDERS if results.has(each.name)):
+        yield "Redis ran on the client's core, and its CPU time is counted to nobody"
+    reached = results.figure("many", "ours", MANY[1])
+    if reached is not None and reached < round(MANY_COUNT * arguments.scale):
+        yield (
+            f"this machine allows {reached:,.0f} connections to one process, "
+            f"not {MANY_COUNT * arguments.scale:,.0f}"
+        )
     if shared:
         yield "server and client shared a core"
 
@@ -117,11 +131,11 @@ def _notes(arguments: argparse.Namespace, waited: float, shared: bool) -> Iterat
 def main() -> None:
     arguments = _arguments()
     results, peers = Results(), Peers(arguments.home.absolute())
-    there = _install(peers, arguments.only, results)
+    there = _install(peers, arguments, results)
     shared = len(set(cores())) == 1
     waiting = Waiting()
     _rounds(arguments, there, peers, results)
-    notes = list(_notes(arguments, waiting.part(), shared))
+    notes = list(_notes(arguments, results, waiting.part(), shared))
     data = {
         "notes": notes,
         "runs": arguments.runs,

@@ -32,8 +32,9 @@ def connect(port: int) -> socket.socket:
     return sock
 
 
-def request(path: str, port: int) -> bytes:
-    return f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
+def request(path: str, port: int, more: str = "") -> bytes:
+    """more: header lines, each with its end."""
+    return f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{more}\r\n".encode()
 
 
 def status_and_headers(head: bytes) -> tuple[str, dict[str, str]]:

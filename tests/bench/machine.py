@@ -5,12 +5,20 @@ from __future__ import annotations
 import os
 import platform
 import resource
+from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["BUSY", "Waiting", "cores", "description", "settle"]
+__all__ = ["BUSY", "Waiting", "cores", "description", "most_connections", "settle"]
 
 BUSY = 0.05
 """On an idle machine the client waits for its core for a hundredth of the time or less."""
+
+DESCRIPTORS = 1 << 18
+"""Of a process: for 100,000 connections, and for servers that have two for each."""
+
+OTHER_DESCRIPTORS = 200
+CONNECTION_BYTES = 16 * 1024
+"""Of a connection: both ends in the kernel, the client's part and a thrifty server's."""
 
 
 def cores() -> tuple[int, int]:
@@ -20,10 +28,21 @@ def cores() -> tuple[int, int]:
 
 
 def settle(core: int) -> None:
-    """Keep this process on `core`, and have as many descriptors as may be."""
+    """Keep this process on `core`, and have as many descriptors as may be; so will servers."""
     os.sched_setaffinity(0, {core})
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    for most in (max(hard, DESCRIPTORS), hard):
+        with suppress(OSError, ValueError):  # only the privileged raise the hard limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+            return
+
+
+def most_connections() -> int:
+    """How many connections this process and one server may have, by descriptors and memory."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    (available,) = (int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return min(descriptors - OTHER_DESCRIPTORS, available * 1024 // 2 // CONNECTION_BYTES)
 
 
 def description() -> str:

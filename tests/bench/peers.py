@@ -16,6 +16,8 @@ SHARED = ("gunicorn", "gevent", "greenlet", "werkzeug")
 """One interpreter serves every application in Python, with the versions that the project has."""
 
 NGINX_PACKAGES = ("nginx-light", "nginx")
+NCHAN_MODULE = "usr/lib/nginx/modules/ngx_nchan_module.so"
+REDIS_PACKAGES = ("redis-server", "redis-tools", "liblzf1", "libjemalloc2", "libatomic1")
 
 VERSIONS = """
 import json
@@ -35,9 +37,9 @@ class Peers:
         self.python = home / "bench" / "bin" / "python"
         self.bun = home / "node" / "node_modules" / "bun" / "bin" / "bun.exe"
         self.versions: dict[str, str] = {}
-        path = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin"))
-        found = shutil.which("nginx", path=path)
-        self.nginx = Path(found) if found else home / "nginx" / "usr" / "sbin" / "nginx"
+        self.nginx = _found("nginx", home / "nginx" / "usr" / "sbin" / "nginx")
+        self.nchan = home / "nchan" / NCHAN_MODULE
+        self.redis = _found("redis-server", home / "redis" / "usr" / "bin" / "redis-server")
 
     def need_python(self, packages: tuple[str, ...]) -> None:
         """Have `packages` beside what all share. Raises RuntimeError if they cannot be had."""
@@ -76,19 +78,71 @@ class Peers:
     def need_nginx(self) -> None:
         """Have nginx: the system's, else Debian's, unpacked. Raises RuntimeError."""
         if not self.nginx.exists():
-            folder = self._home / "nginx"
-            folder.mkdir(parents=True, exist_ok=True)
-            _run("apt-get", "-qq", "download", *NGINX_PACKAGES, folder=folder)
-            for package in folder.glob("*.deb"):
-                _run("dpkg-deb", "--extract", str(package), str(folder))
+            _unpack(self._home / "nginx", *NGINX_PACKAGES)
         # it says its version on stderr
         self.versions["nginx"] = _run(str(self.nginx), "-v", both=True).rpartition("/")[2]
 
+    def need_nchan(self) -> None:
+        """Have nginx and Debian's nchan, unpacked; only Debian's nginx can load it."""
+        self.need_nginx()
+        folder = self._home / "nchan"
+        if not self.nchan.exists():
+            _unpack(folder, "libnginx-mod-nchan")
+        for package in folder.glob("*.deb"):
+            version = _run("dpkg-deb", "--field", str(package), "Version")
+            self.versions["nchan"] = version.rpartition(":")[2]
 
-def _run(*command: str, folder: Path | None = None, both: bool = False) -> str:
+    def need_redis(self) -> None:
+        """Have redis-server: the system's, else Debian's, unpacked. Raises RuntimeError."""
+        if not self.redis.exists():
+            _unpack(self._home / "redis", *REDIS_PACKAGES)
+        said = _run(str(self.redis), "--version", environ=self.redis_environ)
+        self.versions["redis-server"] = said.partition("v=")[2].partition(" ")[0]
+
+    @property
+    def redis_environ(self) -> dict[str, str]:
+        """Its libraries, where it is unpacked."""
+        libraries = (self._home / "redis" / "usr" / "lib").glob("*-linux-gnu*")
+        return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries))}
+
+    def need_compiler(self) -> None:
+        """Find the system's C compiler. Raises RuntimeError if there is none."""
+        if shutil.which("cc") is None:
+            raise RuntimeError("there is no C compiler, cc, on the PATH: apt-get install gcc")
+        self.versions["cc"] = _run("cc", "-dumpfullversion")
+
+    def compiled(self, source: Path, folder: Path) -> Path:
+        """The program of a file of C, in `folder`. Raises RuntimeError."""
+        program = folder / source.stem
+        _run("cc", "-O2", "-Wall", "-Werror", "-o", str(program), str(source))
+        return program
+
+
+def _found(name: str, otherwise: Path) -> Path:
+    path = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin"))
+    found = shutil.which(name, path=path)
+    return Path(found) if found else otherwise
+
+
+def _unpack(folder: Path, *packages: str) -> None:
+    """Unpack what Debian has into `folder`. Raises RuntimeError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _run("apt-get", "-qq", "download", *packages, folder=folder)
+    for package in folder.glob("*.deb"):
+        _run("dpkg-deb", "--extract", str(package), str(folder))
+
+
+def _run(
+    *command: str,
+    folder: Path | None = None,
+    both: bool = False,
+    environ: dict[str, str] | None = None,
+) -> str:
     """What the command writes. Raises RuntimeError with its last words if it fails."""
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900)
+        done = subprocess.run(
+            command, cwd=folder, env=environ, capture_output=True, text=True, timeout=900
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise RuntimeError(f"{command[0]}: {error}") from error
     if done.returncode != 0:

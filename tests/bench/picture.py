@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from html import escape
+from textwrap import wrap
 
-from .measure import Row
+from .figures import P99, Row
 from .report import TITLES, Results
 
 __all__ = ["picture"]
 
-TITLE = "CPU time of the server, as a ratio to raw WSGI; less is better"
+TITLE = "CPU time, or memory, of the server, as a ratio to raw WSGI; less is better"
 WIDTH, MARGIN = 860, 28
-HEAD, LINE, PANEL, FOOT = 76, 24, 62, 40
-BARS, RATIOS, FIGURES, LATE = 246, 620, 714, 832
+HEAD, LINE, PANEL, FOOT, NOTE = 76, 24, 62, 24, 16
+BARS, RATIOS, FIGURES, LATE = 262, 620, 714, 832
 """Where the bars begin, and where the columns of figures right of them end."""
-LONGEST = 318
+LONGEST = 302
+NOTE_CHARACTERS = 120
 
 STYLE = """
 svg { --paper: #ffffff; --edge: #d9dee5; --ink: #1d2530; --soft: #66707d; --bar: #b7c1ce;
@@ -40,10 +42,11 @@ def picture(results: Results, footnote: str) -> str:
     """An SVG, for a page of either colour scheme."""
     panels, top = [], float(HEAD)
     for row in results.rows:
-        if results.ratio(row.name, "raw") is not None:
+        if results.ratio(row, "raw") is not None:
             panels += _panel(results, row, top)
             top += PANEL + LINE * len(results.contenders(row.name))
-    height = round(top + FOOT)
+    notes = wrap(footnote, NOTE_CHARACTERS)
+    height = round(top + FOOT + NOTE * len(notes))
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">',
@@ -52,7 +55,7 @@ def picture(results: Results, footnote: str) -> str:
             f'<rect class="paper" width="{WIDTH}" height="{height}" rx="10"/>',
             _text("title", MARGIN, 44, TITLE),
             *panels,
-            _text("soft", MARGIN, height - 22, footnote),
+            *(_text("soft", MARGIN, top + NOTE * (at + 1), note) for at, note in enumerate(notes)),
             "</svg>",
             "",
         ]
@@ -60,27 +63,27 @@ def picture(results: Results, footnote: str) -> str:
 
 
 def _panel(results: Results, row: Row, y: float) -> list[str]:
-    ratios = {name: results.ratio(row.name, name) or 0.0 for name in results.contenders(row.name)}
+    ratios = {name: results.ratio(row, name) or 0.0 for name in results.contenders(row.name)}
     longest = max(ratios.values())
     line = BARS + LONGEST / longest
     top, bottom = y + 30, y + 30 + LINE * len(ratios)
-    slow = results.slow(row.name, "raw", "p99") is not None
+    late = P99 in row.more
     parts = [_text("row", MARGIN, y + 16, row.title)]
-    if slow:
+    if late:
         parts.append(_text("soft right", LATE, y + 16, "p99 to raw"))
     for at, (name, ratio) in enumerate(sorted(ratios.items(), key=lambda pair: pair[1])):
         middle = top + LINE * (at + 0.5)
         ours = " ours" if name.startswith("ours") else ""
         shape = f'width="{max(2.0, LONGEST * ratio / longest):.1f}" height="15" rx="3"'
-        figure = f"{results.cpu(row.name, name) * row.in_second:,.0f} {row.unit}"
+        figure = f"{row.main.show(results.main(row, name))} {row.main.unit}"
         parts += [
             _text(f"right{ours}", BARS - 12, middle + 4.5, TITLES[name]),
             f'<rect class="bar{ours}" x="{BARS}" y="{middle - 7.5:.1f}" {shape}/>',
             _text(f"right{ours}", RATIOS, middle + 4.5, f"{ratio:.2f}"),
             _text("right soft", FIGURES, middle + 4.5, figure),
         ]
-        if slow:
-            added = (results.added(row.name, name, "p99") or 0.0) * 1e3
+        if late:
+            added = (results.more(row.name, name, P99) or 0.0) * P99.factor
             parts.append(_text("right soft", LATE, middle + 4.5, f"{added:+.1f} ms"))
     place = f'x1="{line:.1f}" x2="{line:.1f}" y1="{top:.1f}" y2="{bottom:.1f}"'
     return [*parts, f'<line class="raw" {place}/>']

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 from .contenders import CONTENDERS
-from .measure import ROWS, Row, Sample
+from .figures import P99, Figure, Row, Sample
+from .measure import ROWS
 
 __all__ = ["Results"]
 
@@ -19,7 +20,7 @@ MAX_ADDED = 0.002
 
 @dataclass(frozen=True)
 class Target:
-    """Our CPU time is to be at most `limit` times that of another."""
+    """Our main figure of a row is to be at most `limit` times that of another."""
 
     row: str
     other: str
@@ -34,6 +35,11 @@ TARGETS = (
     Target("ticks", "raw", 1.0),
     Target("file", "raw", 1.0),
     Target("file", "nginx", 1.1),
+    Target("fanout", "raw", 0.3),
+    Target("fanout", "node", 1.0),
+    Target("fanout", "nchan", 1.0),
+    Target("fanout", "c", 1.4),
+    Target("idle", "raw", 0.15),
 )
 TITLES = {contender.name: contender.title for contender in CONTENDERS}
 
@@ -58,6 +64,10 @@ class Results:
     def dropped(self, row: str, contender: str) -> bool:
         return f"{row}: {contender}" in self.left_out
 
+    def has(self, contender: str) -> bool:
+        """Whether it has a figure."""
+        return any(name == contender for _, name in self._samples)
+
     @property
     def rows(self) -> list[Row]:
         """Those that have figures."""
@@ -67,35 +77,38 @@ class Results:
         """Those that have figures in a row, in the order in which they are listed."""
         return [name for name in TITLES if (row, name) in self._samples]
 
-    def cpu(self, row: str, contender: str) -> float:
-        """Seconds of CPU time for a unit, the median."""
-        return median(sample.cpu for sample in self._samples[row, contender])
+    def main(self, row: Row, contender: str) -> float:
+        """The median of what is compared in the row."""
+        found = self.figure(row.name, contender, row.main)
+        assert found is not None
+        return found
 
-    def ratio(self, row: str, contender: str, other: str = BASE) -> float | None:
+    def figure(self, row: str, contender: str, figure: Figure) -> float | None:
+        """The median."""
+        samples = self._samples.get((row, contender), [])
+        return median(sample[figure.name] for sample in samples) if samples else None
+
+    def ratio(self, row: Row, contender: str, other: str = BASE) -> float | None:
         """The median of the ratios within the rounds."""
-        ours, others = (self._samples.get((row, name), []) for name in (contender, other))
+        ours, others = (self._samples.get((row.name, name), []) for name in (contender, other))
         if not ours or not others:
             return None
-        return median(one.cpu / another.cpu for one, another in zip(ours, others))
+        name = row.main.name
+        return median(one[name] / another[name] for one, another in zip(ours, others))
 
-    def slow(self, row: str, contender: str, figure: str) -> float | None:
-        """The median of a figure of Slowness."""
-        samples = self._samples.get((row, contender), [])
-        figures = [getattr(sample.slowness, figure) for sample in samples if sample.slowness]
-        return median(figures) if figures else None
-
-    def added(self, row: str, contender: str, figure: str) -> float | None:
-        """Seconds by which tokens are later than raw ones."""
-        own, base = (self.slow(row, name, figure) for name in (contender, BASE))
+    def more(self, row: str, contender: str, figure: Figure) -> float | None:
+        """By how much a figure is more than that of raw."""
+        own, base = (self.figure(row, name, figure) for name in (contender, BASE))
         return None if own is None or base is None else own - base
 
     def targets(self) -> Iterator[tuple[str, str, float, float]]:
         """Row, what is compared, the limit, what was measured."""
+        rows = {row.name: row for row in ROWS}
         for target in TARGETS:
-            measured = self.ratio(target.row, "ours", target.other)
+            measured = self.ratio(rows[target.row], "ours", target.other)
             if measured is not None:
                 yield target.row, f"ours / {target.other}", target.limit, measured
-        late = self.added("ticks", "ours", "p99")
+        late = self.more("ticks", "ours", P99)
         if late is not None:
             yield "ticks", "ms that p99 is later than raw", MAX_ADDED * 1e3, late * 1e3
 
@@ -105,14 +118,14 @@ class Results:
             rows[row.name] = {"title": row.title, "contenders": {}}
             for name in self.contenders(row.name):
                 figures: dict[str, Any] = {
-                    "cpu_seconds": self.cpu(row.name, name),
-                    "to_raw": self.ratio(row.name, name),
-                    "rounds": [asdict(sample) for sample in self._samples[row.name, name]],
+                    row.main.name: self.main(row, name),
+                    "to_raw": self.ratio(row, name),
                 }
-                for figure in ("p50", "p99"):
-                    if self.slow(row.name, name, figure) is not None:
-                        figures[f"{figure}_seconds"] = self.slow(row.name, name, figure)
-                        figures[f"{figure}_seconds_added"] = self.added(row.name, name, figure)
+                for figure in row.more:
+                    figures[figure.name] = self.figure(row.name, name, figure)
+                    if figure.more:
+                        figures[f"{figure.name}_added"] = self.more(row.name, name, figure)
+                figures["rounds"] = self._samples[row.name, name]
                 rows[row.name]["contenders"][name] = figures
         targets = [
             dict(zip(("row", "what", "limit", "measured"), target)) for target in self.targets()
@@ -121,13 +134,15 @@ class Results:
 
     def markdown(self) -> str:
         rows = self.rows
-        lines = ["CPU time of the server; in bold, as a ratio to raw WSGI.", ""]
+        lines = ["CPU time, or memory, of the server; in bold, as a ratio to raw WSGI.", ""]
         heads = ["", *(row.title for row in rows)]
         lines += [_line(heads), _line(["---", *("---:" for _ in rows)])]
         for name, title in TITLES.items():
             if any(name in self.contenders(row.name) for row in rows):
                 lines.append(_line([title, *(self._cell(row, name) for row in rows)]))
-        lines += self._lateness()
+        for row in rows:
+            if row.more:
+                lines += self._more(row)
         if targets := list(self.targets()):
             lines += [
                 "",
@@ -145,28 +160,33 @@ class Results:
     def _cell(self, row: Row, name: str) -> str:
         if name not in self.contenders(row.name):
             return "–"
-        ratio = self.ratio(row.name, name)
-        figure = f"{self.cpu(row.name, name) * row.in_second:,.1f} {row.unit}"
+        ratio = self.ratio(row, name)
+        figure = f"{row.main.show(self.main(row, name))} {row.main.unit}"
         return figure if ratio is None else f"{figure} **{ratio:.2f}**"
 
-    def _lateness(self) -> list[str]:
-        names = self.contenders("ticks")
-        if not names:
-            return []
-        heads = ["lateness of a token, ms", "p50", "p99", "p50 to raw", "p99 to raw", "came"]
+    def _more(self, row: Row) -> list[str]:
+        """A table of what is shown beside what is compared."""
+        compared = [figure for figure in row.more if figure.more] if self._has_base(row) else []
+        heads = [row.title, *(_head(figure) for figure in row.more)]
+        heads += [f"{figure.title} to raw" for figure in compared]
         lines = ["", _line(heads), _line(["---", *("---:" for _ in heads[1:])])]
-        for name in names:
-            own = [self.slow("ticks", name, figure) for figure in ("p50", "p99")]
-            added = [self.added("ticks", name, figure) for figure in ("p50", "p99")]
-            came = self.slow("ticks", name, "rate")
-            cells = [_ms(seconds) for seconds in own] + [_ms(more, "+") for more in added]
-            lines.append(_line([TITLES[name], *cells, f"{came or 0:.0%}"]))
+        for name in self.contenders(row.name):
+            cells = [_show(each, self.figure(row.name, name, each)) for each in row.more]
+            cells += [_show(each, self.more(row.name, name, each), "+") for each in compared]
+            lines.append(_line([TITLES[name], *cells]))
         return lines
+
+    def _has_base(self, row: Row) -> bool:
+        return BASE in self.contenders(row.name)
+
+
+def _head(figure: Figure) -> str:
+    return f"{figure.title}, {figure.unit}" if figure.unit else figure.title
+
+
+def _show(figure: Figure, value: float | None, sign: str = "-") -> str:
+    return "–" if value is None else figure.show(value, sign)
 
 
 def _line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _ms(seconds: float | None, sign: str = "-") -> str:
-    return "–" if seconds is None else format(seconds * 1e3, f"{sign}.2f")

@@ -12,6 +12,8 @@ const monotonic = () => origin + performance.now() / 1e3;
 const PLAIN = { headers: { "Content-Type": "text/plain" } };
 const EVENTS = { headers: { "Content-Type": "text/event-stream" } };
 
+const subscribers = new Set<ReadableStreamDefaultController>();
+
 Bun.serve({
   hostname: "127.0.0.1",
   port: Number(process.env.BENCH_PORT),
@@ -58,6 +60,32 @@ Bun.serve({
         }),
         EVENTS,
       );
+    },
+
+    "/events": (request, server) => {
+      server.timeout(request, 0); // as Bun's manual has it for event streams
+      let subscriber: ReadableStreamDefaultController;
+      return new Response(
+        new ReadableStream({
+          start(controller) {
+            subscriber = controller;
+            subscribers.add(subscriber);
+            controller.enqueue(":\n\n");
+          },
+          cancel() {
+            subscribers.delete(subscriber);
+          },
+        }),
+        EVENTS,
+      );
+    },
+
+    "/publish": {
+      POST: async (request) => {
+        const event = `data: ${await request.text()}\n\n`;
+        for (const subscriber of subscribers) subscriber.enqueue(event);
+        return new Response(null, { status: 204 });
+      },
     },
 
     "/file": () => new Response(Bun.file(process.env.BENCH_FILE!)),

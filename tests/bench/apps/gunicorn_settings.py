@@ -1,6 +1,6 @@
 """gunicorn's settings, the same for every application that it serves."""
 
 workers = 1
-worker_connections = 2000
+worker_connections = 110_000
 keepalive = 75
 control_socket_disable = True

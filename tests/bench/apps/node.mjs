@@ -2,9 +2,12 @@ import { once } from "node:events";
 import { createReadStream } from "node:fs";
 import { stat } from "node:fs/promises";
 import { createServer } from "node:http";
+import { text } from "node:stream/consumers";
 import { pipeline } from "node:stream/promises";
 
 const monotonic = () => Number(process.hrtime.bigint()) / 1e9;
+
+const subscribers = new Set();
 
 const routes = {
   async "/two"(request, response) {
@@ -29,6 +32,19 @@ const routes = {
     tick();
     const timer = setInterval(tick, 50);
     response.on("close", () => clearInterval(timer));
+  },
+
+  async "/events"(request, response) {
+    response.writeHead(200, { "Content-Type": "text/event-stream" });
+    response.write(":\n\n");
+    subscribers.add(response);
+    response.on("close", () => subscribers.delete(response));
+  },
+
+  async "/publish"(request, response) {
+    const event = `data: ${await text(request)}\n\n`;
+    for (const subscriber of subscribers) subscriber.write(event);
+    response.writeHead(204).end();
   },
 
   async "/file"(request, response) {

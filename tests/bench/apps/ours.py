@@ -1,11 +1,14 @@
 """vento_wsgi."""
 
+import os
+
 from bench.apps import work
 
-from vento_wsgi import Context, Response, create_app, create_router
+from vento_wsgi import Broker, Context, Response, create_app, create_router
 from vento_wsgi.formats import ndjson
 
 router = create_router()
+broker = Broker(os.environ["BENCH_BROKER"])
 
 
 @router.get("/two")
@@ -32,6 +35,17 @@ def rows(ctx: Context) -> Response:
 @router.get("/file")
 def file(ctx: Context) -> Response:
     return ctx.file(work.FILE)
+
+
+@router.get("/events")
+def events(ctx: Context) -> Response:
+    return ctx.sse(broker.subscribe("bench", after=ctx.last_event_id))
+
+
+@router.post("/publish")
+def publish(ctx: Context) -> Response:
+    broker.publish("bench", ctx.request.text())
+    return Response(status=204)
 
 
 app = create_app()

@@ -1,15 +1,27 @@
-"""A bare WSGI callable (PEP 3333)."""
+"""A bare WSGI callable (PEP 3333); a queue for each subscriber."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from bench.apps import work
+from gevent.queue import SimpleQueue
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+queues: set[SimpleQueue[bytes]] = set()
+
+
+def events(queue: SimpleQueue[bytes]) -> Iterator[bytes]:
+    try:
+        yield b":\n\n"
+        while True:
+            yield queue.get()
+    finally:
+        queues.discard(queue)
 
 
 def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -33,5 +45,16 @@ def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[byt
             start_response("200 OK", headers)
             wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](file)
             return wrapped
+        case "/events":
+            queue: SimpleQueue[bytes] = SimpleQueue()
+            queues.add(queue)
+            start_response("200 OK", [("Content-Type", "text/event-stream")])
+            return events(queue)
+        case "/publish":
+            event = b"data: %b\n\n" % environ["wsgi.input"].read()
+            for queue in queues:
+                queue.put(event)
+            start_response("204 No Content", [])
+            return ()
     start_response("404 Not Found", [("Content-Length", "0")])
     return ()

@@ -1,18 +1,27 @@
-"""Starlette: an async generator in a StreamingResponse, a FileResponse."""
+"""Starlette: an async generator in a StreamingResponse, a FileResponse.
+
+Events are those of sse-starlette, from a queue for each subscriber.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 from bench.apps import work
+from sse_starlette import (  # type: ignore[import-not-found,unused-ignore]
+    EventSourceResponse,
+)
 from starlette.applications import (  # type: ignore[import-not-found,unused-ignore]
     Starlette,
 )
 from starlette.responses import (  # type: ignore[import-not-found,unused-ignore]
     FileResponse,
+    Response,
     StreamingResponse,
 )
 from starlette.routing import Route  # type: ignore[import-not-found,unused-ignore]
+
+queues: set[asyncio.Queue[str]] = set()
 
 
 async def two(_request: Any) -> Any:
@@ -46,11 +55,34 @@ async def file(_request: Any) -> Any:
     return FileResponse(work.FILE, media_type="application/octet-stream")
 
 
+async def events(_request: Any) -> Any:
+    queue: asyncio.Queue[str] = asyncio.Queue()
+    queues.add(queue)
+
+    async def items() -> AsyncIterator[dict[str, str]]:
+        try:
+            while True:
+                yield {"data": await queue.get()}
+        finally:
+            queues.discard(queue)
+
+    return EventSourceResponse(items())
+
+
+async def publish(request: Any) -> Any:
+    event = (await request.body()).decode()
+    for queue in queues:
+        queue.put_nowait(event)
+    return Response(status_code=204)
+
+
 app = Starlette(
     routes=[
         Route("/two", two),
         Route("/tokens", tokens),
         Route("/ticks", ticks),
         Route("/file", file),
+        Route("/events", events),
+        Route("/publish", publish, methods=["POST"]),
     ]
 )
