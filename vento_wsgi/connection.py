@@ -49,6 +49,10 @@ class Connection:
         )
         return None if sock is None else cls(sock)
 
+    def written_from_here(self) -> None:
+        """Called by the writer: the response may have been made in another greenlet."""
+        self.writer = getcurrent()
+
     def watch(self, clock: Clock, left: Callable[[], None], closed: Callable[[], None]) -> None:
         """Have `left` called when the client has gone, `closed` when it has closed its side."""
         if self._watch is None:
