@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -29,7 +30,25 @@ def app_client(code: str) -> Client:
     for name, function in names.items():
         if name.startswith("test_"):
             function()
-    return Client(names["app"])
+    return Client(names["app"] if "app" in names else django_site(names["urlpatterns"]))
+
+
+def django_site(urlpatterns: Any) -> Any:
+    from django.conf import settings  # type: ignore[import-untyped]
+    from django.core.wsgi import get_wsgi_application  # type: ignore[import-untyped]
+    from django.test import override_settings  # type: ignore[import-untyped]
+
+    if not settings.configured:
+        settings.configure(ALLOWED_HOSTS=["*"], SECRET_KEY="of the tests")
+    urls: Any = ModuleType("urls")
+    urls.urlpatterns = urlpatterns
+    application = get_wsgi_application()
+
+    def site(environ: Any, start_response: Any) -> Any:
+        with override_settings(ROOT_URLCONF=urls):
+            return application(environ, start_response)
+
+    return site
 
 
 def events_count_to_five(client: Client) -> None:
@@ -90,6 +109,17 @@ def news_are_shared(client: Client) -> None:
     assert found.headers["Access-Control-Allow-Origin"] == origin
 
 
+def scores_are_counted(client: Client) -> None:
+    found = client.get("/scores")
+    assert found.content_type == "text/event-stream"
+    data = [event.data for event in decode([found.data]) if event.data is not None]
+    assert data in (['{"home":0}', '{"home":1}', '{"home":2}'], ["0", "1", "2"])
+
+
+def it_knows_where_it_is(client: Client) -> None:
+    assert client.get("/live/where").text == "http://localhost/live/where"
+
+
 def count_is_tested(client: Client) -> None:
     assert client.head("/count").status_code == 200
 
@@ -104,6 +134,10 @@ CHECKS = [
     both_answer,
     ticks_are_limited,
     news_are_shared,
+    scores_are_counted,
+    scores_are_counted,
+    scores_are_counted,
+    it_knows_where_it_is,
     count_is_tested,
 ]
 

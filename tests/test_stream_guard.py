@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -23,6 +24,7 @@ from test_engine import Chunked
 from werkzeug.middleware.lint import LintMiddleware
 from werkzeug.test import Client as WerkzeugClient
 
+from vento_wsgi import StreamAborted
 from vento_wsgi.middleware import StreamGuard
 from vento_wsgi.testing import Client
 
@@ -276,6 +278,7 @@ def test_a_client_that_stops_reading_is_given_up(
         assert told()["notes"] == ["closed"]
 
 
+@under_gevent
 @of_each_framework
 def test_a_deadline_breaks_a_stream_off_and_ends_an_event_stream(
     server: Running, told: Told, framework: str
@@ -290,6 +293,7 @@ def test_a_deadline_breaks_a_stream_off_and_ends_an_event_stream(
     told.wait("endings", "deadline", "deadline")
 
 
+@under_gevent
 @of_each_framework
 def test_a_heartbeat_is_for_event_streams_alone(server: Running, framework: str) -> None:
     with connect(server) as plain, connect(server) as events:
@@ -415,15 +419,25 @@ def test_the_test_client_tells_how_a_guarded_stream_ended() -> None:
     assert response.ending.reason == "exhausted"
 
 
-def test_a_heartbeat_of_bytes_is_for_every_stream() -> None:
-    def waits(_environ: Any, start_response: Any) -> Iterator[bytes]:
-        start_response("200 OK", [("Content-Type", "text/plain")])
-        time.sleep(0.5)
-        yield b"end"
+def test_without_gevent_a_deadline_is_noticed_at_the_next_chunk_and_in_the_same_thread() -> None:
+    seen: set[int] = set()
 
-    guard = StreamGuard(waits, heartbeat=(b".", 0.1))
-    with Client(guard).stream("GET", "/") as response:
-        assert next(response.chunks()).strip(b".") in (b"", b"end")
+    def endless(_environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        while True:
+            seen.add(threading.get_ident())
+            yield b"a"
+            time.sleep(0.01)
+
+    with (
+        pytest.raises(StreamAborted, match="deadline"),
+        Client(StreamGuard(endless, deadline=0.1, heartbeat=(b".", 0.1))).stream(
+            "GET", "/"
+        ) as sent,
+    ):
+        for _ in sent.chunks():
+            pass
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize(

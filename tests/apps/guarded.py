@@ -14,7 +14,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar, copy_context
-from functools import partial
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
@@ -155,7 +154,7 @@ def flask_view(name: str) -> Any:
 _bottle = bottle.Bottle()
 
 
-@_bottle.route("/<name>")
+@_bottle.route("/<name>")  # type: ignore[untyped-decorator, unused-ignore]
 def bottle_view(name: str) -> Any:
     if name == "hello":
         return "Hello, World!"
@@ -276,7 +275,7 @@ router = create_router()
 @router.get("/<name>")
 def ours(ctx: Context) -> Response:
     headers, source = STREAMS[ctx.params["name"]]
-    on_end = partial(copy_context().run, ended)
+    on_end = of_this_request(ended)
     return ctx.stream(source(), headers["Content-Type"], send_timeout=0.3, on_end=on_end)
 
 
@@ -289,6 +288,11 @@ _vento.use(router)
 
 def ended(ending: Any) -> None:
     told[asked.get()].endings.append(ending.reason)
+
+
+def of_this_request(function: Callable[[Any], object]) -> Callable[[Any], object]:
+    context = copy_context()
+    return lambda value: context.run(function, value)
 
 
 def tell(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -399,8 +403,9 @@ def guarded(made: WSGIApplication, **policies: Any) -> WSGIApplication:
     """What the guard says of an ending, by the name of the request."""
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        on_end = partial(copy_context().run, ended)
-        return StreamGuard(made, on_end=on_end, **policies)(environ, start_response)
+        on_end = of_this_request(ended)
+        guard = StreamGuard(made, on_end=on_end, **policies)
+        return guard(environ, start_response)
 
     return app
 

@@ -35,6 +35,7 @@ from ..broker.feed import Feed
 from ..context import BINARY, Context
 from ..files import Window
 from ..response import Response
+from ..stream import Stream
 
 if TYPE_CHECKING:
     import os
@@ -117,9 +118,8 @@ class _Streaming(StreamingHttpResponse):  # type: ignore[misc]
     def __init__(self, request: HttpRequest, response: Response) -> None:
         environ = request.META  # of a WSGIRequest it is the environ
         status, headers = response.head(environ)
-        code, _, reason = status.partition(" ")
         self._body = _Body(response, environ)
-        super().__init__(self._body, status=int(code), reason=reason)
+        super().__init__(self._body, status=int(status.partition(" ")[0]))
         self._live = response.event_stream
         self._window = self.file_to_stream = response.for_sendfile(environ)
         del self["Content-Type"]
@@ -163,6 +163,11 @@ class _Body(Iterator[bytes]):
         self._environ = environ
         self._begun: Any = None
         self._chunks: Iterator[bytes] | None = None
+        self._announced = False
+        self._chunked = (
+            environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
+            and "Content-Length" not in response.headers
+        )
 
     def begin(self) -> Any:
         if self._begun is None:
@@ -173,7 +178,13 @@ class _Body(Iterator[bytes]):
     def __next__(self) -> bytes:
         if self._chunks is None:
             self._chunks = iter(self.begin())
-        return next(self._chunks)
+        elif self._announced and isinstance(self._chunks, Stream) and self._chunks.connection:
+            # start_response is Django's to call: a stream cannot see how it is framed
+            self._chunks.connection.chunked = self._chunked
+        chunk = next(self._chunks)
+        # gunicorn sends the head with an empty chunk, other servers only with bytes
+        self._announced |= chunk != b"" or "gunicorn.socket" in self._environ
+        return chunk
 
     def close(self) -> None:
         try:

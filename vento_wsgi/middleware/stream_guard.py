@@ -13,7 +13,9 @@ proxies need. All other responses are left as they are, and so are those sent by
 Under gevent the application runs in a greenlet of its own, from its call to the ``close()`` of
 its body, since the server's greenlet waits and writes. What frameworks keep by thread (Bottle's
 request, Django's database connections) is kept by greenlet there, so one and the same must call
-the application, iterate its body and close it.
+the application, iterate its body and close it. For the same reason there is no other thread for
+it where there is no gevent: the next chunk tells that a client has left or a deadline has passed,
+and no heartbeat is sent.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ class StreamGuard:
         plain = isinstance(self._of_events.heartbeat, tuple)
         self._of_others = self._of_events if plain else self._of_encoded
 
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Any:
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         call = _Call(self.wsgi_app, environ, start_response)
         if not cooperative():
             call.make()
@@ -104,6 +106,7 @@ class StreamGuard:
             run.close if run is not None else call.close,
             call.environ,
             event_stream=events and not encoded,
+            waits=pump is not None,
             policies=policies,
             pump=pump,
         )
