@@ -140,14 +140,17 @@ def test_what_was_not_modified_and_a_range_are_the_same(server: Running) -> None
             "none",
             "fails",
         ),
-        *("never", "where?size=15"),
+        "where?size=15",
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_what_wsgi_allows_is_the_same(server: Running, name: str, method: str) -> None:
-    if (name, method) == ("never", "HEAD"):
-        pytest.skip("servers answer it, though PEP 3333 allows none")
     assert_same(server, f"/plain/{name}", method=method)
+
+
+def test_an_application_without_a_head_is_a_500(server: Running) -> None:
+    for where in ("bare", "guarded"):
+        assert ask(server, f"/{where}/plain/never")[0].status == 500
 
 
 def test_a_response_that_is_started_again_is_that_of_the_second_time(server: Running) -> None:
@@ -228,10 +231,9 @@ def test_djangos_database_connections_are_closed_when_the_stream_has_ended(
 # Streams.
 
 
+@under_gevent
 @of_each_framework
 def test_chunks_that_are_ready_leave_as_one(server: Running, told: Told, framework: str) -> None:
-    if server.server not in GEVENT:
-        pytest.skip("without gevent each chunk leaves by itself")
     with connect(server) as raw, Chunked(raw) as response:
         raw.ask("GET", f"/guarded/{framework}/ready", told.field)
         response.head()
@@ -391,25 +393,20 @@ def listed(_environ: Any, start_response: Any) -> Iterable[bytes]:
 
 @pytest.mark.parametrize("app", [events, listed])
 @pytest.mark.parametrize("check", [validator, LintMiddleware])
-@pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_validators_on_both_sides_find_nothing(app: Any, check: Any, method: str) -> None:
-    if method == "HEAD" and check is LintMiddleware:
-        pytest.skip("it takes the Content-Length of a HEAD for a mistake")
-    if method == "HEAD":
-        app = {events: no_events, listed: unlisted}[app]
-    with WerkzeugClient(check(StreamGuard(check(app)))).open("/", method=method) as response:
+def test_validators_on_both_sides_find_nothing(app: Any, check: Any) -> None:
+    with WerkzeugClient(check(StreamGuard(check(app)))).get("/") as response:
         assert response.status_code == 200
-        assert response.data in (b"", b"one", OPENING + b"data: 1\n\ndata: 2\n\n")
+        assert response.data in (b"one", OPENING + b"data: 1\n\ndata: 2\n\n")
 
 
-def no_events(environ: Any, start_response: Any) -> Iterable[bytes]:
-    events(environ, start_response)
-    return []
+@pytest.mark.parametrize("app", [events, listed])
+def test_the_validator_finds_nothing_in_a_head(app: Any) -> None:
+    def bodiless(environ: Any, start_response: Any) -> Iterable[bytes]:
+        app(environ, start_response)
+        return []
 
-
-def unlisted(environ: Any, start_response: Any) -> Iterable[bytes]:
-    listed(environ, start_response)
-    return []
+    with WerkzeugClient(validator(StreamGuard(validator(bodiless)))).head("/") as response:
+        assert (response.status_code, response.data) == (200, b"")
 
 
 def test_the_test_client_tells_how_a_guarded_stream_ended() -> None:
