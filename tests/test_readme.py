@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -35,10 +36,28 @@ def app_client(code: str) -> Iterator[Client]:
         for name, function in tuple(names.items()):
             if name.startswith("test_"):
                 function()
-        yield Client(names["app"])
+        yield Client(names["app"] if "app" in names else django_site(names["urlpatterns"]))
     finally:
         if "broker" in names:
             names["broker"].close()
+
+
+def django_site(urlpatterns: Any) -> Any:
+    from django.conf import settings  # type: ignore[import-untyped]
+    from django.core.wsgi import get_wsgi_application  # type: ignore[import-untyped]
+    from django.test import override_settings  # type: ignore[import-untyped]
+
+    if not settings.configured:
+        settings.configure(ALLOWED_HOSTS=["*"], SECRET_KEY="of the tests")
+    urls: Any = ModuleType("urls")
+    urls.urlpatterns = urlpatterns
+    application = get_wsgi_application()
+
+    def site(environ: Any, start_response: Any) -> Any:
+        with override_settings(ROOT_URLCONF=urls):
+            return application(environ, start_response)
+
+    return site
 
 
 def events_count_to_five(client: Client) -> None:
@@ -119,6 +138,17 @@ def prices_are_compressed(client: Client) -> None:
     assert gzip.decompress(found.data).endswith(b'{"symbol":"ACME","price":39}\n\n')
 
 
+def scores_are_counted(client: Client) -> None:
+    found = client.get("/scores")
+    assert found.content_type == "text/event-stream"
+    data = [event.data for event in decode([found.data]) if event.data is not None]
+    assert data in (['{"home":0}', '{"home":1}', '{"home":2}'], ["0", "1", "2"])
+
+
+def it_knows_where_it_is(client: Client) -> None:
+    assert client.get("/live/where").text == "http://localhost/live/where"
+
+
 def count_is_tested(client: Client) -> None:
     assert client.head("/count").status_code == 200
 
@@ -141,6 +171,10 @@ CHECKS = [
     ticks_are_limited,
     news_are_shared,
     prices_are_compressed,
+    scores_are_counted,
+    scores_are_counted,
+    scores_are_counted,
+    it_knows_where_it_is,
     count_is_tested,
     jobs_are_measured,
 ]

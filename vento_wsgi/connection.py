@@ -27,15 +27,17 @@ class Connection:
     """The connection of one response on a gevent server that speaks HTTP/1.
 
     writer: the greenlet that the server sends from. server: the owner of start_response.
+    chunked: set where that is not known, when chunks have been announced all the same.
     """
 
-    __slots__ = ("_socket", "_watch", "server", "writer")
+    __slots__ = ("_socket", "_watch", "chunked", "server", "writer")
 
     def __init__(self, sock: Any) -> None:
         self._socket = sock
         self._watch: Watch | None = None
         self.writer: Any = getcurrent()
         self.server: Any = None
+        self.chunked = False
 
     @classmethod
     def of(cls, environ: WSGIEnvironment) -> Connection | None:
@@ -49,6 +51,10 @@ class Connection:
         )
         return None if sock is None else cls(sock)
 
+    def written_from_here(self) -> None:
+        """Called by the writer: the response may have been made in another greenlet."""
+        self.writer = getcurrent()
+
     def watch(self, clock: Clock, left: Callable[[], None], closed: Callable[[], None]) -> None:
         """Have `left` called when the client has gone, `closed` when it has closed its side."""
         if self._watch is None:
@@ -56,6 +62,8 @@ class Connection:
 
     def can_probe(self) -> bool:
         """Whether the server sends chunks, has announced them, and so stands between two."""
+        if self.server is None:
+            return self.chunked
         chunked = getattr(self.server, "chunked", None) or getattr(
             self.server, "response_use_chunked", None
         )

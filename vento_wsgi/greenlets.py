@@ -46,6 +46,7 @@ class Greenlets:
     __slots__ = (
         "_blocked",
         "_chunks",
+        "_close",
         "_context",
         "_error",
         "_held",
@@ -79,8 +80,14 @@ class Greenlets:
         self._held = True  # the source goes on when the writer switches to it
         self._parked = False  # the writer waits in the loop
         self._stopped = False
+        self._close: Callable[[], object] | None = None  # for the source, when it is stopped
         self._error: BaseException | None = None
         self._turn = perf_counter()  # when the loop is known to have had its turn
+
+    def flow(self, idle: Callable[[], object], each: bool) -> None:
+        """Go on as this Stream wants it: for a source that ran before there was one."""
+        self._idle = idle
+        self._most = 0 if each else MAX_BUFFER
 
     @property
     def exhausted(self) -> bool:
@@ -132,6 +139,7 @@ class Greenlets:
         self._stopped = True
         interrupts = self._source is not None and not self._over
         if interrupts:
+            self._close = close
             self._writer = getcurrent()
             try:
                 self._source.throw(GeneratorExit)
@@ -141,15 +149,13 @@ class Greenlets:
                 self._writer = None
         self._ready.clear()
         error, self._error = self._error, None
-        self._idle = self._chunks = None  # which lead back to whom this belongs
-        try:
-            if self._source is None:
-                close()
-            else:  # in the context of the source, which its finally blocks may belong to
-                self._context.run(close)
-        finally:
-            if interrupts and error is not None and not isinstance(error, GeneratorExit):
-                raise error
+        self._idle = self._chunks = self._close = None  # which lead back to whom this belongs
+        if self._source is None:
+            close()
+        elif not interrupts:  # in the context of the source, which it may belong to
+            self._context.run(close)
+        elif error is not None and not isinstance(error, GeneratorExit):
+            raise error
 
     # in the loop
 
@@ -171,24 +177,31 @@ class Greenlets:
 
     def run(self) -> greenlet:
         """Run the source to its end; the greenlet to go on with."""
-        append = self._ready.append
         try:
-            for chunk in self._chunks:
-                if self._stopped:
-                    break
-                append(chunk)
-                self._size += len(chunk)
-                if self._parked:
-                    self._turn = perf_counter()
-                    self._hold()
-                elif self._size >= self._most:
-                    self._hold()
-                elif perf_counter() - self._turn > MAX_SLICE:
-                    self._hold() if self._writer is not None else self._give_turn()
+            try:
+                self._fill()
+            finally:
+                if self._close is not None:  # here: what it has by thread it has by greenlet
+                    self._close()
         except BaseException as error:  # it is the writer's to deal with
             self._error = error
         self._over = True
         return self._writer or self._hub
+
+    def _fill(self) -> None:
+        append = self._ready.append
+        for chunk in self._chunks:
+            if self._stopped:
+                break
+            append(chunk)
+            self._size += len(chunk)
+            if self._parked:
+                self._turn = perf_counter()
+                self._hold()
+            elif self._size >= self._most:
+                self._hold()
+            elif perf_counter() - self._turn > MAX_SLICE:
+                self._hold() if self._writer is not None else self._give_turn()
 
     def _hold(self) -> None:
         self._held = True

@@ -154,6 +154,11 @@ class Response(WerkzeugResponse):
         return body  # type: ignore[no-any-return]
 
     def get_wsgi_response(self, environ: WSGIEnvironment) -> Any:
+        status, headers = self.head(environ)
+        return self.get_app_iter(environ), status, headers
+
+    def head(self, environ: WSGIEnvironment) -> tuple[str, list[tuple[str, str]]]:
+        """The status and the headers with which this answers a request, before its body."""
         if self._file is not None and self.status_code == 200:
             self.status_code, self._sent = files.answer(
                 environ, self.headers, self._file, self.close
@@ -175,7 +180,7 @@ class Response(WerkzeugResponse):
                 name for name, value in fields if not _FIELDS.fullmatch(f"{name}: {value}")
             )
             raise ValueError(f"the header {wrong!r} cannot be sent: its name or value is not legal")
-        return self.get_app_iter(environ), self.status, fields
+        return self.status, fields
 
     def _is_special(self) -> bool:
         """Whether werkzeug has something to say about the headers of a stream."""
@@ -205,18 +210,21 @@ class Response(WerkzeugResponse):
             return self._no_body()
         if not isinstance(self._sent, files.Window):
             return self._stream(environ, self._sent)
-        if self._leaves_by_sendfile(environ, self._file):
-            wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](self._sent, bodies.READ_SIZE)
+        if (window := self.for_sendfile(environ)) is not None:
+            wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](window, bodies.READ_SIZE)
             return wrapped
         return self._stream(environ, bodies.Chunks(self._sent))
 
-    def _leaves_by_sendfile(self, environ: WSGIEnvironment, file: files.File) -> bool:
+    def for_sendfile(self, environ: WSGIEnvironment) -> files.Window | None:
+        """What is sent, if it is left to the server's wsgi.file_wrapper; the head comes first."""
+        if self._file is None or not isinstance(self._sent, files.Window):
+            return None
         # a Stream has policies; and without our worker gevent's sendfile reads 8 KiB at a time
         if self.policies is not DEFAULT or self._encoder is not None:
-            return False
+            return None
         if cooperative() and DRAIN not in environ:
-            return False
-        return files.offers_sendfile(environ, file)
+            return None
+        return self._sent if files.offers_sendfile(environ, self._file) else None
 
     def _length(self) -> int | None:
         for name, value in self.headers:

@@ -75,6 +75,7 @@ class Stream(Iterator[bytes]):
     event_stream: whether a comment opens it and an ``error`` event tells of a failure.
     length: the Content-Length in bytes, where one was sent: never more, and less is a failure.
     waits: whether the source may wait for something; a file does not.
+    pump: of chunks, if it runs already.
 
     `reason` is why it ended. `last` says of the piece given last that the body is whole with it.
     """
@@ -108,6 +109,7 @@ class Stream(Iterator[bytes]):
         length: int | None = None,
         waits: bool = True,
         policies: Policies = DEFAULT,
+        pump: Greenlets | None = None,
     ) -> None:
         # in a body of a known length there is no room for it
         self._beat = policies.beat(event_stream=event_stream) if length is None else None
@@ -124,7 +126,10 @@ class Stream(Iterator[bytes]):
         if together:
             connection, greenlets = _parts_for_gevent()
             self.connection = connection.of(environ)
-        if waits and together:
+        if pump is not None:
+            pump.flow(self._idle, policies.flush == "each")
+            self._pump = pump
+        elif waits and together:
             self._pump = greenlets(chunks, self._idle, policies.flush == "each")
         elif waits and (policies.heartbeat or policies.deadline):
             self._pump = Threads(chunks, each=policies.flush == "each")
@@ -192,9 +197,12 @@ class Stream(Iterator[bytes]):
         return piece
 
     def _take(self) -> bytes:
-        if not self._opened and not self._pump.tells_idle:
-            self._opened = True
-            return self._opening
+        if not self._opened:
+            if self.connection is not None:
+                self.connection.written_from_here()
+            if not self._pump.tells_idle:
+                self._opened = True
+                return self._opening
         while True:
             if self._probing and self.connection is not None:
                 self._probing = False

@@ -7,8 +7,9 @@
 
 What they take after the request is what the methods of Context take, by the same names. They
 return a StreamingHttpResponse, so Django's middleware sees what it expects. The view's database
-connection is given back when the stream begins, not when it ends (`close_old_connections`), and
-that of a generator when it ends: a stream that only waits holds none.
+connection is given back before the stream begins, and those that a generator opens when it
+ends: a stream that only waits holds none. (So a generator makes its cursor itself.)
+GZipMiddleware compresses all but event streams, which it would hold up, and ranges.
 """
 
 from __future__ import annotations
@@ -16,24 +17,38 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from django.core.exceptions import BadRequest, PermissionDenied
-from django.db import close_old_connections
-from django.http import Http404, HttpRequest, StreamingHttpResponse
+from django.core.exceptions import (  # type: ignore[import-untyped]
+    BadRequest,
+    PermissionDenied,
+)
+from django.db import connections  # type: ignore[import-untyped]
+from django.http import (  # type: ignore[import-untyped]
+    Http404,
+    HttpRequest,
+    StreamingHttpResponse,
+)
 from werkzeug import exceptions
 
+from .. import body as bodies
 from ..broker import Subscription
 from ..broker.feed import Feed
 from ..context import BINARY, Context
+from ..files import Window
 from ..response import Response
+from ..stream import Stream
 
 if TYPE_CHECKING:
     import os
 
+    from _typeshed.wsgi import WSGIEnvironment
     from typing_extensions import Unpack
 
     from ..context import HeadersLike, PolicyOptions
 
 __all__ = ["file", "last_event_id", "sse", "stream"]
+
+_WHOLE = (str, bytes, bytearray, memoryview, list, tuple, Subscription)
+"""Bodies in which nothing of an application's runs."""
 
 
 def stream(
@@ -46,7 +61,7 @@ def stream(
     **policies: Unpack[PolicyOptions],
 ) -> StreamingHttpResponse:
     """``Context.stream`` as a response of Django's."""
-    response = _context(request).stream(
+    response = Context(request.META).stream(
         _releasing(body), content_type, status=status, headers=headers, **policies
     )
     return _Streaming(request, response)
@@ -60,7 +75,7 @@ def sse(
     **policies: Unpack[PolicyOptions],
 ) -> StreamingHttpResponse:
     """``Context.sse`` as a response of Django's."""
-    response = _context(request).sse(_releasing(events), headers=headers, **policies)
+    response = Context(request.META).sse(_releasing(events), headers=headers, **policies)
     return _Streaming(request, response)
 
 
@@ -75,7 +90,7 @@ def file(
 ) -> StreamingHttpResponse:
     """``Context.file`` as a response of Django's. Raises Http404 or PermissionDenied."""
     try:
-        response = _context(request).file(
+        response = Context(request.META).file(
             path, content_type, root=root, download=download, headers=headers
         )
     except exceptions.NotFound as error:
@@ -88,55 +103,130 @@ def file(
 def last_event_id(request: HttpRequest) -> str | None:
     """``Context.last_event_id`` of a request. Raises Django's BadRequest."""
     try:
-        return _context(request).last_event_id
+        return Context(request.META).last_event_id
     except exceptions.BadRequest as error:
         raise BadRequest(error.description) from error
 
 
-class _Streaming(StreamingHttpResponse):
+class _Streaming(StreamingHttpResponse):  # type: ignore[misc]
     """A response of ours as Django has it."""
+
+    block_size = bodies.READ_SIZE
+    file_to_stream: Window | None = None
+    """What Django gives to wsgi.file_wrapper, where there is one."""
 
     def __init__(self, request: HttpRequest, response: Response) -> None:
         environ = request.META  # of a WSGIRequest it is the environ
-        body, status, headers = response.get_wsgi_response(environ)
-        self._feed = body if isinstance(body, Feed) else None
-        code, _, reason = status.partition(" ")
-        super().__init__(body if self._feed is None else (), status=int(code), reason=reason)
-        if "Content-Type" not in response.headers:
-            del self["Content-Type"]
+        status, headers = response.head(environ)
+        self._body = _Body(response, environ)
+        super().__init__(self._body, status=int(status.partition(" ")[0]))
+        self._live = response.event_stream
+        self._window = self.file_to_stream = response.for_sendfile(environ)
+        del self["Content-Type"]
         for name, value in headers:
-            self[name] = value
-        self._own = self._iterator
+            if name.lower() == "set-cookie":
+                self.cookies.load(value)
+            else:
+                self[name] = f"{self[name]}, {value}" if name in self.headers else value
 
-    def __iter__(self) -> Iterator[bytes]:
-        close_old_connections()
-        if self._feed is not None and self._iterator is self._own:
-            feed, self._feed = self._feed, None
-            self._resource_closers.append(feed.close)
-            return iter(feed)
-        return super().__iter__()
+    def _set_streaming_content(self, value: Any) -> None:
+        self.file_to_stream = None
+        super()._set_streaming_content(value)
+
+    def has_header(self, header: str) -> bool:
+        """Django's; an event stream and a part of a file are not for GZipMiddleware."""
+        if header.lower() == "content-encoding" and (self._live or self.status_code == 206):
+            return True
+        return bool(super().has_header(header))
 
     def vento_feed(self) -> Feed | None:
         """The subscription to park, unless middleware has made another body of it."""
-        if self._feed is not None and self._iterator is self._own:
-            close_old_connections()
-            self._feed.closes(self.close)
-            return self._feed
-        return None
+        body = self._body.begin() if self._iterator is self._body else None
+        if not isinstance(body, Feed):
+            return None
+        body.closes(self.close)
+        return body
+
+    def close(self) -> None:
+        try:
+            if self._window is not None:  # Django has put this method in the place of its own
+                Window.close(self._window)
+        finally:
+            super().close()
 
 
-def _context(request: HttpRequest) -> Context:
-    return Context(request.META)
+class _Body(Iterator[bytes]):
+    """The body of `response`, made when the server comes for it: middleware may drop it."""
+
+    def __init__(self, response: Response, environ: WSGIEnvironment) -> None:
+        self._response = response
+        self._environ = environ
+        self._begun: Any = None
+        self._chunks: Iterator[bytes] | None = None
+        self._announced = False
+        self._chunked = (
+            environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
+            and "Content-Length" not in response.headers
+        )
+
+    def begin(self) -> Any:
+        if self._begun is None:
+            _release()
+            self._begun = self._response.get_app_iter(self._environ)
+        return self._begun
+
+    def __next__(self) -> bytes:
+        if self._chunks is None:
+            self._chunks = iter(self.begin())
+        elif self._announced and isinstance(self._chunks, Stream) and self._chunks.connection:
+            # start_response is Django's to call: a stream cannot see how it is framed
+            self._chunks.connection.chunked = self._chunked
+        chunk = next(self._chunks)
+        # gunicorn sends the head with an empty chunk, other servers only with bytes
+        self._announced |= chunk != b"" or "gunicorn.socket" in self._environ
+        return chunk
+
+    def close(self) -> None:
+        try:
+            if hasattr(self._begun, "close"):
+                self._begun.close()
+        finally:
+            self._response.close()
 
 
 def _releasing(body: Any) -> Any:
     """A body that gives back, when it ends, the connections that it has opened."""
-    runs = isinstance(body, Iterator) and not isinstance(body, Subscription)
-    return _released(body) if runs and not hasattr(body, "read") else body
+    bodies.check(body)
+    runs = not (isinstance(body, _WHOLE) or hasattr(body, "read") or hasattr(body, "iter_content"))
+    return _Releasing(body) if runs else body
 
 
-def _released(body: Iterator[object]) -> Iterator[object]:
-    try:
-        yield from body
-    finally:
-        close_old_connections()
+class _Releasing:
+    """See above. Connections are by thread, or greenlet: they are given back where it runs."""
+
+    def __init__(self, body: Iterable[object]) -> None:
+        self._body = body
+
+    def __iter__(self) -> Iterator[object]:
+        try:
+            for item in self._body:  # noqa: UP028 – yield from would close the body once more
+                yield item
+        finally:
+            _release()
+
+    def close(self) -> None:
+        try:
+            if hasattr(self._body, "close"):
+                self._body.close()
+        finally:
+            _release()
+
+
+def _release() -> None:
+    """Close the database connections of this thread, also those that are to be kept.
+
+    Under gevent nobody else could use them meanwhile.
+    """
+    for connection in connections.all(initialized_only=True):
+        if not connection.in_atomic_block:
+            connection.close()

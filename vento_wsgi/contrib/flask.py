@@ -14,11 +14,12 @@ generator keeps the request context, as with Flask's own ``stream_with_context``
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from contextvars import copy_context
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from flask import Response as FlaskResponse
-from flask import current_app, has_request_context, request, stream_with_context
+from flask import current_app, request, stream_with_context
 
 from ..broker import Subscription
 from ..context import BINARY, Context
@@ -43,14 +44,18 @@ def stream(
     **policies: Unpack[PolicyOptions],
 ) -> FlaskResponse:
     """``Context.stream`` as a response of the current application."""
-    return _context().stream(_kept(body), content_type, status=status, headers=headers, **policies)
+    response: FlaskResponse = _context().stream(
+        _kept(body), content_type, status=status, headers=headers, **policies
+    )
+    return response
 
 
 def sse(
     events: Iterable[object], *, headers: HeadersLike = None, **policies: Unpack[PolicyOptions]
 ) -> FlaskResponse:
     """``Context.sse`` as a response of the current application."""
-    return _context().sse(_kept(events), headers=headers, **policies)
+    response: FlaskResponse = _context().sse(_kept(events), headers=headers, **policies)
+    return response
 
 
 def file(
@@ -62,7 +67,10 @@ def file(
     headers: HeadersLike = None,
 ) -> FlaskResponse:
     """``Context.file`` as a response of the current application."""
-    return _context().file(path, content_type, root=root, download=download, headers=headers)
+    response: FlaskResponse = _context().file(
+        path, content_type, root=root, download=download, headers=headers
+    )
+    return response
 
 
 def last_event_id() -> str | None:
@@ -72,18 +80,41 @@ def last_event_id() -> str | None:
 
 def _context() -> Any:
     context = Context(request.environ)
-    context.response_class = _response_class(current_app.response_class)
+    base: Any = current_app.response_class
+    context.response_class = _response_class(base)
     return context
 
 
-@lru_cache(maxsize=16)
-def _response_class(base: type[FlaskResponse]) -> type[Response]:
+@cache
+def _response_class(base: Any) -> type[Response]:
     return type(f"Streaming{base.__name__}", (Response, base), {})
 
 
 def _kept(body: Any) -> Any:
     """A body that runs in the request's context, if it is an iterator that is run at all."""
     runs = isinstance(body, Iterator) and not isinstance(body, Subscription)
-    if runs and not hasattr(body, "read") and has_request_context():
-        return stream_with_context(body)
-    return body
+    return _Kept(body) if runs and not hasattr(body, "read") else body
+
+
+class _Kept(Iterator[object]):
+    """Flask's stream_with_context, wherever it is iterated.
+
+    What was pushed must be popped in the same contextvars.Context, and a Stream may run its
+    source in another than that of the view.
+    """
+
+    def __init__(self, body: Any) -> None:
+        keep: Any = stream_with_context
+        self._body = body
+        self._begun = False
+        self._context = copy_context()
+        self._items = self._context.run(keep, body)
+
+    def __next__(self) -> object:
+        self._begun = True
+        return self._context.run(next, self._items)
+
+    def close(self) -> None:
+        self._context.run(self._items.close)
+        if not self._begun and hasattr(self._body, "close"):
+            self._body.close()

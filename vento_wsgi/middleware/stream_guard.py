@@ -9,12 +9,19 @@ together leaves together, a client that leaves is noticed, each ending is told, 
 in mid-stream breaks the connection off, and where the content type is text/event-stream there
 are a heartbeat, an ``error`` event, a clean end when the worker stops, and the headers that
 proxies need. All other responses are left as they are, and so are those sent by ``write()``.
+
+Under gevent the application runs in a greenlet of its own, from its call to the ``close()`` of
+its body, since the server's greenlet waits and writes. What frameworks keep by thread (Bottle's
+request, Django's database connections) is kept by greenlet there, so one and the same must call
+the application, iterate its body and close it. For the same reason there is no other thread for
+it where there is no gevent: the next chunk tells that a client has left or a deadline has passed,
+and no heartbeat is sent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+import logging
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -22,17 +29,20 @@ from typing import TYPE_CHECKING, Any
 from .. import body as bodies
 from ..broker.feed import Feed
 from ..policies import DEFAULT, Policies
+from ..pump import cooperative
 from ..response import EVENT_STREAM
-from ..sse import encode as encode_event
-from ..stream import Stream
+from ..stream import Stream, route
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
     from typing_extensions import Unpack
 
     from ..context import PolicyOptions
+    from ..greenlets import Greenlets
 
 __all__ = ["StreamGuard"]
+
+log = logging.getLogger(__name__)
 
 _FOR_EVENTS = (("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no"))
 
@@ -49,51 +59,152 @@ class StreamGuard:
             raise TypeError(f"StreamGuard takes a WSGI application, not {wsgi_app!r}")
         self.wsgi_app = wsgi_app
         self._of_events = Policies(**policies) if policies else DEFAULT
+        self._of_encoded = replace(self._of_events, heartbeat=None)
         plain = isinstance(self._of_events.heartbeat, tuple)
-        self._of_others = self._of_events if plain else replace(self._of_events, heartbeat=None)
+        self._of_others = self._of_events if plain else self._of_encoded
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        start = _Start(start_response)
-        body = self.wsgi_app(environ, start)
+        call = _Call(self.wsgi_app, environ, start_response)
+        if not cooperative():
+            call.make()
+            return self._stream(call) if call.is_stream else call.answer()
+        from ..greenlets import Greenlets
+
+        run = call.run()
+        pump = Greenlets(run, _nothing, each=True)
         try:
-            body = start.await_headers(body)
-            if not self._is_stream(environ, start, body):
-                start.send()
-                return body
-            headers, event_stream = start.headers, start.content_type == EVENT_STREAM
-            if event_stream:
-                names = {name.lower() for name, _ in headers}
-                headers += [field for field in _FOR_EVENTS if field[0].lower() not in names]
-            encode = encode_event if event_stream else bodies.encode
-            chunks = bodies.Chunks(_Iterated(body), encode)
-            policies = self._of_events if event_stream else self._of_others
-            stream = Stream(
-                chunks, chunks.close, environ, event_stream=event_stream, policies=policies
-            )
+            pump.take()
         except BaseException:
-            _close(body)
+            pump.stop(run.close)
             raise
+        if call.is_stream:
+            return self._stream(call, run, pump)
         try:
-            stream.begin(environ, start.take(), start.status, headers)
+            body = call.answer()
+        except BaseException:
+            pump.stop(run.close)
+            raise
+        return body if call.as_it_is else _Aside(run, pump)
+
+    def _stream(
+        self,
+        call: _Call,
+        run: Generator[bytes, None, None] | None = None,
+        pump: Greenlets | None = None,
+    ) -> Stream:
+        headers, policies = call.start.headers, self._of_others
+        encoded = call.start.field("content-encoding") not in ("", "identity")
+        events = call.start.field("content-type").partition(";")[0].strip() == EVENT_STREAM
+        if events:
+            names = {name.lower() for name, _ in headers}
+            headers += [field for field in _FOR_EVENTS if field[0].lower() not in names]
+            policies = self._of_events
+        if encoded:  # there nothing of ours can be said in between
+            policies = self._of_encoded
+        stream = Stream(
+            run or call.chunks(),
+            run.close if run is not None else call.close,
+            call.environ,
+            event_stream=events and not encoded,
+            waits=pump is not None,
+            policies=policies,
+            pump=pump,
+        )
+        try:
+            stream.begin(call.environ, call.start.take(), call.start.status, headers)
         except BaseException:
             stream.close()
             raise
         return stream
 
-    def _is_stream(self, environ: WSGIEnvironment, start: _Start, body: Any) -> bool:
-        if start.sent or environ["REQUEST_METHOD"] == "HEAD":
-            return False
-        if start.status[:3] in ("204", "304") or start.status.startswith("1"):
-            return False
-        if any(name.lower() == "content-length" for name, _ in start.headers):
-            return False
-        wrapper = environ.get("wsgi.file_wrapper")
-        return not (
-            hasattr(body, "__len__")
-            or isinstance(body, (Stream, Feed))
-            or (isinstance(wrapper, type) and isinstance(body, wrapper))
-            or getattr(body, "streaming", True) is False  # a response of Django's that has it all
+
+class _Call:
+    """One call of the application, and the body that came of it.
+
+    is_stream: whether it is to be a Stream. as_it_is: whether the server must have the very
+    object that the application returned.
+    """
+
+    is_stream = as_it_is = False
+    body: Any = None
+
+    def __init__(
+        self, wsgi_app: WSGIApplication, environ: WSGIEnvironment, start_response: StartResponse
+    ) -> None:
+        self.wsgi_app = wsgi_app
+        self.environ = environ
+        self.start = _Start(start_response)
+        self._closed = False
+
+    def make(self) -> None:
+        """Call the application, and wait until it has called start_response."""
+        self.body = self.wsgi_app(self.environ, self.start)
+        try:
+            if not self.start.status and hasattr(self.body, "__iter__"):
+                self.body = self.start.await_headers(self.body)
+        except BaseException:
+            self.close()
+            raise
+        wrapper = self.environ.get("wsgi.file_wrapper")
+        self.as_it_is = (
+            hasattr(self.body, "__len__")
+            or not hasattr(self.body, "__iter__")
+            or isinstance(self.body, (Stream, Feed))
+            or hasattr(self.body, "vento_feed")
+            or (isinstance(wrapper, type) and isinstance(self.body, wrapper))
         )
+        self.is_stream = not self.as_it_is and self._is_stream()
+
+    def _is_stream(self) -> bool:
+        status, field = self.start.status, self.start.field
+        return not (
+            self.start.sent
+            or self.environ["REQUEST_METHOD"] == "HEAD"
+            or status.startswith(("1", "204", "304"))
+            or field("content-length")
+            or field("transfer-encoding")
+            or getattr(self.body, "streaming", True) is False  # Django's, that has it all
+        )
+
+    def answer(self) -> Any:
+        """Start the response as the application wants it; its body."""
+        try:
+            if self.start.status:
+                self.start.send()
+        except BaseException:
+            self.close()
+            raise
+        return self.body
+
+    def run(self) -> Generator[bytes, None, None]:
+        """All of it in one place: a mark when the head is known, then what the body is."""
+        self.make()
+        if self.as_it_is:
+            yield _MARK
+            return
+        try:
+            yield _MARK
+            items: Iterable[bytes] = self.chunks() if self.is_stream else self.body
+            for item in items:  # noqa: UP028 – yield from would close the body once more
+                yield item
+            if not self.is_stream:
+                yield _MARK  # the server closes it when all is sent
+        finally:
+            try:
+                self.close()
+            except Exception:
+                if not self.is_stream:
+                    raise
+                log.exception("%s: closing its body failed", route(self.environ))
+
+    def chunks(self) -> Iterator[bytes]:
+        """What a Stream is made of."""
+        return filter(None, map(bodies.encode, self.body))
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            _close(self.body)
 
 
 class _Start:
@@ -106,14 +217,12 @@ class _Start:
         self.headers: list[tuple[str, str]] = []
         self.sent = False
         self._real: Callable[[bytes], object] = _too_late
+        # a stream of ours asks it how the response is framed
+        self.__self__ = getattr(start_response, "__self__", None)
 
-    @property
-    def content_type(self) -> str:
-        """Without its parameters."""
-        for name, value in self.headers:
-            if name.lower() == "content-type":
-                return value.partition(";")[0].strip().lower()
-        return ""
+    def field(self, asked: str) -> str:
+        """A header's value in lower case; "" for none."""
+        return next((value.lower() for name, value in self.headers if name.lower() == asked), "")
 
     def __call__(
         self, status: str, headers: list[tuple[str, str]], exc_info: Any = None, /
@@ -144,11 +253,9 @@ class _Start:
 
     def await_headers(self, body: Iterable[bytes]) -> Iterable[bytes]:
         """The body, begun where the application calls start_response only then."""
-        if self.status:
-            return body
         items = iter(body)
         begun = list(self._until_started(items))
-        return _Iterated(body, chain(begun, items))
+        return _Begun(body, chain(begun, items))
 
     def _until_started(self, items: Iterator[bytes]) -> Iterator[bytes]:
         for item in items:
@@ -159,31 +266,56 @@ class _Start:
             raise AssertionError("the application has not called start_response (PEP 3333)")
 
 
-class _Iterated(Iterator[bytes]):
-    """A body that is iterated, whatever else it can do, and closed once."""
+class _Begun(Iterator[bytes]):
+    """A body of which the first items have been taken already."""
 
-    def __init__(self, body: Iterable[bytes], items: Iterator[bytes] | None = None) -> None:
+    def __init__(self, body: Iterable[bytes], items: Iterator[bytes]) -> None:
+        self._items = items
         self._body = body
-        self._items = iter(body) if items is None else items
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self._items
 
     def __next__(self) -> bytes:
         return next(self._items)
 
     def close(self) -> None:
-        with ExitStack() as closing:
-            closing.callback(_close, self._body)
-            if self._items is not self._body:
-                closing.callback(_close, self._items)
+        _close(self._body)
 
 
-def _too_late(_: bytes) -> object:
-    raise AssertionError("write() is for before the body is iterated (PEP 3333)")
+class _Aside(Iterator[bytes]):
+    """A body that is no stream, whose application has a greenlet of its own."""
+
+    def __init__(self, run: Any, pump: Greenlets) -> None:
+        self._run = run
+        self._pump = pump
+        self._over = False
+
+    def __next__(self) -> bytes:
+        item = b"" if self._over else self._pump.take()
+        self._over = self._over or item is _MARK
+        if self._over:
+            raise StopIteration
+        return item
+
+    def close(self) -> None:
+        self._over = True
+        self._pump.stop(self._run.close)
+
+
+class _Mark(bytes):
+    """No chunk, but a point that the application has come to."""
+
+
+_MARK = _Mark()
+
+
+def _nothing() -> None:
+    return
 
 
 def _close(thing: object) -> None:
     close = getattr(thing, "close", None)
     if close is not None:
         close()
+
+
+def _too_late(_: bytes) -> object:
+    raise AssertionError("write() is for before the body is iterated (PEP 3333)")

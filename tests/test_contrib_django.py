@@ -1,0 +1,300 @@
+"""Streams as Django's responses: by its request factory, and on real servers."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from apps import legacy_sites  # it configures Django
+from django.core.exceptions import (  # type: ignore[import-untyped]
+    BadRequest,
+    PermissionDenied,
+)
+from django.http import (  # type: ignore[import-untyped]
+    Http404,
+    StreamingHttpResponse,
+)
+from django.test import Client, RequestFactory  # type: ignore[import-untyped]
+from servers import Body, Running, connect, eventually
+from sites import GEVENT, OPENING, ask, assert_parked, noted, reads, site, tell
+
+from vento_wsgi import BodyError, Broker, StreamAborted
+from vento_wsgi.clock import clock
+from vento_wsgi.contrib.django import file, last_event_id, sse, stream
+
+GZIP = "Accept-Encoding: gzip"
+ROWS = "".join(f"row {number}\n" for number in range(100)).encode()
+
+
+@pytest.fixture(scope="module", params=[*GEVENT, "gunicorn-gthread"])
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
+    with site(request.param, tmp_path_factory.mktemp("django")) as running:
+        yield running
+
+
+under_gevent = pytest.mark.parametrize("server", GEVENT, indirect=True)
+
+
+# On servers.
+
+
+def no_connections(server: Running) -> None:
+    eventually(lambda: tell(server)["connections"] == 0, explain=lambda: str(tell(server)))
+
+
+def test_a_stream_of_the_database_holds_no_connection_after_it(server: Running) -> None:
+    head, body = ask(server, "/django/rows")
+    assert body == Body(ROWS, complete=True)
+    assert head.headers["Content-Type"] == "text/csv"
+    assert head.headers["X-Own"] == "yes"
+    assert head.headers["X-Seen"] == "StreamingHttpResponse"
+    cookies = head.headers.getlist("Set-Cookie")
+    assert [cookie.partition(";")[0] for cookie in cookies] == ["a=1", "b=2"]
+    no_connections(server)
+
+
+@under_gevent
+def test_a_stream_that_waits_holds_no_connection(server: Running) -> None:
+    no_connections(server)
+    with connect(server) as raw:
+        raw.request("GET", "/django/waits")
+        reads(raw, b"django first\n")
+        assert tell(server)["connections"] == 0
+    noted(server, "django: GeneratorExit", "django finished")
+
+
+@under_gevent
+def test_the_connection_of_a_generator_is_given_back_when_its_client_leaves(
+    server: Running,
+) -> None:
+    no_connections(server)
+    with connect(server) as raw:
+        raw.request("GET", "/django/asks")
+        reads(raw, b"django first\n")
+        assert tell(server)["connections"] == 1
+    no_connections(server)
+
+
+@under_gevent
+def test_a_subscription_is_parked_and_holds_no_connection(server: Running) -> None:
+    finished = tell(server)["notes"].count("django finished")
+    assert_parked(server, "/django/live/news")
+    no_connections(server)
+    eventually(lambda: tell(server)["notes"].count("django finished") >= finished + 5)
+    assert "Traceback" not in server.log()
+
+
+def test_events_have_their_id(server: Running) -> None:
+    head, body = ask(server, "/django/live/events", "Last-Event-ID: 7", GZIP)
+    assert head.headers["X-Accel-Buffering"] == "no"
+    assert body == Body(b':\n\ndata: {"last":"7"}\n\n', complete=True)
+    wrong = ask(server, "/django/live/events", f"Last-Event-ID: {'7' * 2000}")[0]
+    assert wrong.status == 400
+
+
+@under_gevent
+def test_middleware_that_compresses_holds_no_event_up(server: Running) -> None:
+    with connect(server) as raw:
+        head = raw.request("GET", "/django/live/waiting-events", GZIP)
+        assert "Content-Encoding" not in head.headers
+        reads(raw, b"data: django events first")
+
+
+def test_middleware_compresses_a_stream(server: Running) -> None:
+    head, body = ask(server, "/django/rows", GZIP)
+    assert head.headers["Content-Encoding"] == "gzip"
+    assert body.complete
+    assert gzip.decompress(body.data) == ROWS
+
+
+def test_middleware_may_replace_the_body_or_drop_it(server: Running) -> None:
+    assert ask(server, "/django/rows?replace=1")[1] == Body(ROWS.upper(), complete=True)
+    assert ask(server, "/django/rows?drop=1")[1].data == b"dropped"
+    assert b"DATA" in ask(server, "/django/live/events?replace=1")[1].data
+    no_connections(server)
+
+
+def test_a_file_leaves_with_its_ranges_and_validators(server: Running) -> None:
+    head, body = ask(server, "/django/data")
+    assert body.complete
+    assert len(body.data) == 300_000
+    with connect(server) as raw:
+        for _ in range(2):  # on one connection: the length is right
+            part = raw.request("GET", "/django/data", "Range: bytes=5-9", GZIP)
+            assert (part.status, raw.read_all().data) == (206, body.data[5:10])
+    assert ask(server, "/django/data", f"If-None-Match: {head.headers['ETag']}")[0].status == 304
+    whole = ask(server, "/django/data", GZIP)
+    assert gzip.decompress(whole[1].data) == body.data
+    assert whole[0].headers["ETag"].startswith('W/"')
+    length = ask(server, "/django/data", method="HEAD")[0].headers["Content-Length"]
+    assert length == "300000"
+    assert ask(server, "/django/files/none")[0].status == 404
+    assert ask(server, "/django/files/../data.bin")[0].status == 404
+
+
+# In this process.
+
+
+def request(**headers: str) -> Any:
+    return RequestFactory().get("/", headers=headers)
+
+
+@pytest.mark.parametrize(
+    "make_response",
+    [
+        lambda of: stream(of, iter(["a"])),
+        lambda of: sse(of, ["a"]),
+        lambda of: file(of, __file__),
+        lambda of: sse(of, Broker("memory://").subscribe("a")),
+    ],
+    ids=["stream", "sse", "file", "subscription"],
+)
+def test_what_is_returned_is_djangos(make_response: Any) -> None:
+    made = make_response(request())
+    assert isinstance(made, StreamingHttpResponse)
+    assert made.streaming
+    assert not made.is_async
+    made.close()
+
+
+def test_a_response_that_nobody_sends_leaves_nothing() -> None:
+    ticker = clock(cooperative=False)
+    before = len(ticker.members)
+    stream(request(), iter(["a"]), deadline=9)
+    assert len(ticker.members) == before
+    sent = stream(request(), iter(["a"]), deadline=9)
+    assert next(iter(sent)) == b""
+    assert len(ticker.members) == before + 1
+    sent.close()
+    assert len(ticker.members) == before
+
+
+def test_the_body_is_closed_once_also_when_it_is_not_sent() -> None:
+    class Source:
+        closed = 0
+
+        def __iter__(self) -> Iterator[str]:
+            return iter(["a", "b"])
+
+        def close(self) -> None:
+            self.closed += 1
+
+    for read in (False, True):
+        source = Source()
+        response = stream(request(), source)
+        if read:
+            assert response.getvalue() == b"ab"
+        response.close()
+        response.close()
+        assert source.closed == 1
+
+
+class Filelike:
+    """A wrapper as servers have it."""
+
+    def __init__(self, filelike: Any, size: int) -> None:
+        self.filelike, self.size = filelike, size
+        self.close = filelike.close
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(lambda: self.filelike.read(self.size), b"")
+
+
+def sent_by_a_server(**environ: Any) -> tuple[str, Any]:
+    status: list[str] = []
+    full = {**RequestFactory()._base_environ(PATH_INFO="/data"), **environ}
+    body = legacy_sites.django_app(full, lambda found, *_: status.append(found))
+    return status[0], body
+
+
+def test_a_file_is_left_to_a_server_that_can_send_it() -> None:
+    status, body = sent_by_a_server(**{"wsgi.file_wrapper": Filelike, "HTTP_RANGE": "bytes=5-9"})
+    assert status == "206 Partial Content"
+    assert isinstance(body, Filelike)
+    assert body.filelike.tell() == 5
+    assert len(b"".join(body)) == 5
+    body.close()
+    status, body = sent_by_a_server(
+        **{"wsgi.file_wrapper": Filelike, "HTTP_ACCEPT_ENCODING": "gzip"}
+    )
+    assert not isinstance(body, Filelike)
+    body.close()
+
+
+def test_a_file_that_shrinks_under_sendfile_breaks_off(tmp_path: Any) -> None:
+    (tmp_path / "data").write_bytes(b"0123456789")
+    of = request()
+    of.META["wsgi.file_wrapper"] = Filelike
+    response = file(of, tmp_path / "data")
+    assert response.file_to_stream is not None
+    (tmp_path / "data").write_bytes(b"0")
+    with pytest.raises(StreamAborted, match="shrank"):
+        response.close()
+    response.close()
+
+
+def test_errors_are_djangos(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Http404):
+        file(request(), "../none", root=tmp_path)
+    (tmp_path / "data").write_bytes(b"0")
+
+    def refuse(*_args: Any, **_options: Any) -> Any:
+        raise PermissionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", refuse)
+        with pytest.raises(PermissionDenied):
+            file(request(), tmp_path / "data")
+    with pytest.raises(BadRequest, match="Last-Event-ID"):
+        last_event_id(request(**{"Last-Event-ID": "\t" * 5}))
+    assert last_event_id(request(**{"Last-Event-ID": "5"})) == "5"
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [({"a": 1}, "cannot be dict"), (None, "cannot be NoneType"), (print, "cannot be builtin")],
+)
+def test_a_body_that_is_none_is_refused_by_name(body: Any, says: str) -> None:
+    with pytest.raises(BodyError, match=says):
+        stream(request(), body)
+    if body is not print:
+        with pytest.raises((BodyError, TypeError)):
+            sse(request(), body)
+
+
+def test_policies_headers_and_status_are_taken() -> None:
+    endings: list[Any] = []
+    headers = [("Vary", "A"), ("Vary", "B"), ("Connection", "close"), ("X-A", "b")]
+    response = stream(
+        request(), iter("ab"), "text/a", status=202, headers=headers, on_end=endings.append
+    )
+    assert response.status_code == 202
+    assert response.headers == {"Vary": "A, B", "X-A": "b", "Content-Type": "text/a"}
+    assert b"".join(response) == b"ab"
+    response.close()
+    assert [ending.reason for ending in endings] == ["exhausted"]
+    assert "Content-Type" not in stream(request(), b"", status=204)
+
+
+def test_a_subscription_is_no_feed_where_middleware_has_replaced_it() -> None:
+    of = request()
+    of.META["vento_wsgi.park"] = True
+    broker = Broker("memory://")
+    response = sse(of, broker.subscribe("a"))
+    assert response.vento_feed() is not None
+    response = sse(of, broker.subscribe("a"))
+    response.streaming_content = (part for part in response.streaming_content)
+    assert response.vento_feed() is None
+    broker.publish("a", "one")
+    assert next(iter(response)) in (b"", OPENING)
+    response.close()
+
+
+def test_djangos_test_client_reads_a_stream() -> None:
+    response = Client().get("/live/events", headers={"Last-Event-ID": "3"})
+    assert response.getvalue() == b':\n\ndata: {"last":"3"}\n\n'
+    assert Client().get("/files/none").status_code == 404
