@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..exceptions import NotExamined
+from .hops import hops
 from .items import Item, items, kind_of
 from .lumps import Lumps
 from .visit import Answer, Arrival, Place, Visit
@@ -80,11 +81,17 @@ class Examination:
     place: Place
     kind: str
     reading: Reading
-    head: tuple[Answer | None, int] = (None, 0)
+    head: tuple[Answer | None, int] | None = None
     plain: Reading | None = None
     resumed: str = ""
     after: str = ""
     ranges: Ranges | None = None
+
+    @property
+    def hops(self) -> list[str]:
+        """Who shows, the nearest first."""
+        told = [one for one in (self.reading, self.plain) if one and one.answer]
+        return hops(told[0].answer, told[0].seen) if told and told[0].answer else []
 
 
 @dataclass(frozen=True)
@@ -162,7 +169,9 @@ def examine(
     reading = ask.read(seconds, AS_BROWSER, cache)
     answer = reading.answer
     if answer is None:
-        return Examination(place, kind or "stream", reading)
+        found = Examination(place, kind or "stream", reading)
+        found.plain = ask.read(min(seconds, PATIENCE), PLAIN, cache)
+        return found
     _refuse(answer)
     found = Examination(place, kind or kind_of(answer), reading)
     found.head = ask.head()

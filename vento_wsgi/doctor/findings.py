@@ -9,7 +9,6 @@ from statistics import median
 
 from .cures import cures
 from .examination import Examination, Reading
-from .hops import hops
 from .lumps import HELD, Lumps, gap
 from .visit import Answer
 
@@ -35,12 +34,18 @@ def findings(found: Examination) -> list[Finding]:
     """What is wrong, the worst first."""
     answer = found.reading.answer
     if answer is None:
-        text = f"not even a head came within {found.reading.seconds:g} s"
-        return [Finding("silent", text, cures("silent", ()))]
-    known = hops(answer, found.reading.seen)
-    said = [*_flow(found, answer), *_answer(found, answer), *_head(found, answer)]
-    said += _file(found) if found.kind == "file" else _resumed(found)
-    return [Finding(code, text, cures(code, known)) for code, text in said]
+        said = [_nothing(found)]
+    else:
+        said = [*_flow(found, answer), *_answer(found, answer), *_head(found, answer)]
+        said += _file(found) if found.kind == "file" else _resumed(found)
+    return [Finding(code, text, cures(code, found.hops)) for code, text in said]
+
+
+def _nothing(found: Examination) -> tuple[str, str]:
+    text = f"not even a head came within {found.reading.seconds:g} s"
+    if found.plain is not None and found.plain.first_at and not found.plain.lumps:
+        return "compression", f"{text}: without compression the stream comes at once"
+    return "silent", text
 
 
 def _flow(found: Examination, answer: Answer) -> Iterator[tuple[str, str]]:
@@ -105,7 +110,7 @@ def _answer(found: Examination, answer: Answer) -> Iterator[tuple[str, str]]:
 
 
 def _head(found: Examination, answer: Answer) -> Iterator[tuple[str, str]]:
-    head, more = found.head
+    head, more = found.head or (None, 0)
     if head is None:
         yield "head", "a HEAD has no answer"
     elif more:
@@ -188,7 +193,7 @@ def _notes(found: Examination, answer: Answer, reading: Reading) -> Iterator[str
         return
     beat = heartbeat(reading)
     if beat is None:
-        silence = f"the longest silence: {_silence(reading):.1f} s"
+        silence = f"the longest silence: {_silence(reading):.2f} s"
         yield f"no heartbeat within {_took(reading):.1f} s; {silence}"
     if found.resumed == "honoured":
         yield f"Last-Event-ID is honoured: what follows {found.after!r} came"

@@ -55,7 +55,7 @@ def kind_of(answer: Answer) -> str:
         return "events"
     if kind in STREAMS:
         return "stream"
-    names = ("Content-Length", "Accept-Ranges", "Content-Disposition")
+    names = ("Content-Length", "Accept-Ranges", "Content-Disposition", "ETag", "Last-Modified")
     return "file" if any(answer.get(name) for name in names) else "stream"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from .examination import Examination, Reading
 from .findings import Finding, findings, heartbeat, notes
-from .hops import SHOWN, hops
+from .hops import SHOWN
 from .lumps import gap
 
 __all__ = ["report", "text"]
@@ -28,7 +28,7 @@ def report(found: Examination) -> dict[str, Any]:
         "healthy": not wrong,
         "findings": [vars(finding) for finding in wrong],
         "notes": notes(found),
-        "hops": hops(answer, reading.seen) if answer else [],
+        "hops": found.hops,
         "answer": answer
         and {
             "version": answer.version,
@@ -59,12 +59,13 @@ def text(found: Examination, *, width: int = 80, colour: bool = False) -> str:
     told, answer = report(found), found.reading.answer
     bold, red, green, plain = (BOLD, RED, GREEN, PLAIN) if colour else ("",) * 4
     rows = [f"{bold}{found.place.url}{plain}", ""]
+    if found.hops or answer:
+        rows += _row("hops", " <- ".join(map(_clean, told["hops"])) or "none that shows", width)
     if answer is not None:
         length = answer.get("Content-Length")
         framing = f"{length} bytes" if length else answer.get("Transfer-Encoding") or "to the close"
         what = [f"HTTP/{answer.version} {answer.status}", _clean(answer.get("Content-Type"))]
         encoding = answer.get("Content-Encoding")
-        rows += _row("hops", " <- ".join(map(_clean, told["hops"])) or "none that shows", width)
         rows += _row("answer", ", ".join(filter(None, [*what, framing, encoding])), width)
         shown = [f"{name}: {_clean(answer.get(name))}" for name in SHOWN if answer.get(name)]
         rows += _row("headers", ", ".join(shown), width) if shown else []
@@ -100,7 +101,7 @@ def _flow(found: Examination, told: dict[str, Any]) -> str:
     flow = f"{told['items']} {what}, {told['bytes']:,} bytes in {told['seconds']:.1f} s"
     if told["lumps"]:
         return f"{flow}, in lumps"
-    if told["items"] > 1:
+    if told["items"] > 2:
         return f"{flow}, one by one, commonly {_ms(told['interval'])} apart"
     return flow
 
