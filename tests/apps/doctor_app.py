@@ -103,8 +103,10 @@ def fails(ctx: Context) -> Response:
 
 
 @router.get("/measured")
-def measured(ctx: Context) -> Response:
-    return Response(["data: x\n\n"], content_type="text/event-stream", headers=[("Content-Length", "9")])
+def measured(_ctx: Context) -> Response:
+    return Response(
+        ["data: x\n\n"], content_type="text/event-stream", headers=[("Content-Length", "9")]
+    )
 
 
 @router.get("/status/<int:code>")
@@ -124,7 +126,7 @@ def file(ctx: Context) -> Response:
 
 
 @router.get("/unranged")
-def unranged(ctx: Context) -> Response:
+def unranged(_ctx: Context) -> Response:
     return Response(b"0123456789" * 10, content_type="application/octet-stream")
 
 

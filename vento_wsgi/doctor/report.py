@@ -78,15 +78,16 @@ def text(found: Examination, *, width: int = 80, colour: bool = False) -> str:
         if told["heartbeat"]:
             rows += _row("heartbeat", f"after {told['heartbeat']:g} s of silence", width)
     for finding in map(_fit, findings(found)):
-        rows += ["", *_wrapped(f"{red}!{plain} {bold}{finding.code}{plain}: ", finding.text, width)]
+        said = textwrap.wrap(f"! {finding.code}: {finding.text}", width, subsequent_indent="  ")
+        said[0] = said[0].replace(finding.code, f"{red}{bold}{finding.code}{plain}", 1)
+        rows += ["", *said]
         for name, cure in finding.cures.items():
             rows += textwrap.wrap(
                 f"{name:<9} {cure}", width, initial_indent=" " * 4, subsequent_indent=" " * 14
             )
-    said = told["notes"]
-    rows += [""] if said else []
-    for note in said:
-        rows += _wrapped("- ", _clean(note), width)
+    rows += [""] if told["notes"] else []
+    for note in told["notes"]:
+        rows += textwrap.wrap(f"- {_clean(note)}", width, subsequent_indent="  ")
     count = len(told["findings"])
     verdict = (
         f"{red}{count} finding{'s' * (count > 1)}{plain}" if count else f"{green}healthy{plain}"
@@ -113,11 +114,6 @@ def _ms(seconds: float) -> str:
 def _row(name: str, what: str, width: int) -> Sequence[str]:
     indent = " " * 12
     return textwrap.wrap(what, width, initial_indent=f"  {name:<10}", subsequent_indent=indent)
-
-
-def _wrapped(mark: str, what: str, width: int) -> list[str]:
-    first, *rest = textwrap.wrap(what, width - 16)
-    return [mark + first, *(f"  {line}" for line in rest)]
 
 
 def _fit(finding: Finding) -> Finding:
