@@ -39,7 +39,10 @@ ErrorLog {folder}/error.log
 {settings}
 """
 
-MODULES = ("mpm_event", "authz_core", "env", "filter", "buffer", "deflate", "proxy", "proxy_http")
+MODULES = (
+    *("mpm_event", "authz_core", "env", "filter", "deflate"),
+    *("proxy", "proxy_http", "ext_filter"),
+)
 
 
 @contextmanager

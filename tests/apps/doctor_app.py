@@ -49,11 +49,16 @@ def deaf(ctx: Context) -> Response:
 
 @router.get("/mute")
 def mute(ctx: Context) -> Response:
-    """Events that a returning client is not sent."""
+    """Events of which a returning client is sent none."""
     if ctx.last_event_id and "refuses" in ctx.query:
         return ctx.text("no", status=500)
-    first = 10**6 if ctx.last_event_id else 1
-    return ctx.sse(slowly((Event("x", id=n) for n in range(first, 200)), after=60))
+
+    def items() -> Iterator[Event]:
+        if not ctx.last_event_id:
+            yield from (Event("x", id=number) for number in range(1, 6))
+        time.sleep(60)
+
+    return ctx.sse(items())
 
 
 @router.get("/beats")
@@ -130,10 +135,10 @@ def unranged(_ctx: Context) -> Response:
     return Response(b"0123456789" * 10, content_type="application/octet-stream")
 
 
-def slowly(items: Iterator[object], after: float = 0) -> Iterator[object]:
+def slowly(items: Iterator[object]) -> Iterator[object]:
     for item in items:
         yield item
-        time.sleep(after or 0.01)
+        time.sleep(0.01)
 
 
 app = create_app()

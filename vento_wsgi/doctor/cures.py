@@ -14,8 +14,8 @@ CURES: dict[str, dict[str, str]] = {
         "X-Accel-Buffering: no (ctx.sse does) and take proxy_ignore_headers and "
         "proxy_hide_header X-Accel-Buffering out",
         "haproxy": "take http-response wait-for-body out; option http-no-delay for small events",
-        "Apache": "SetOutputFilter BUFFER (mod_buffer) must not apply here; for uwsgi, fcgi and "
-        "ajp workers ProxyPass … flushpackets=on",
+        "Apache": "ProxyPass … flushpackets=on, and no output filter on this path that collects "
+        "(mod_ext_filter, mod_security)",
         "Varnish": "set beresp.do_stream = true; in vcl_backend_response, or return (pipe)",
         "CDN": "turn off buffering, optimisation and caching for this path",
         "gunicorn": "nothing of it buffers: look at middleware that collects the body, or at an "
@@ -31,7 +31,7 @@ CURES: dict[str, dict[str, str]] = {
     },
     "silent": {
         "nginx": "proxy_buffering off; holds nothing back",
-        "Apache": "no mod_buffer, mod_cache or mod_substitute on this path",
+        "Apache": "ProxyPass … flushpackets=on, and no mod_cache on this path",
         "gunicorn": "send a comment when the stream starts (ctx.sse does); a worker of the class "
         "sync is busy with one stream, so use -k vento_wsgi.server.StreamWorker",
     },

@@ -63,8 +63,13 @@ class Reading:
 
 @dataclass(frozen=True)
 class Ranges:
-    """What a file answers to two Ranges. part: the first one's bytes."""
+    """What a file answers to two Ranges, without compression.
 
+    data: of the part that was wanted. beyond: the answer to a Range past the end.
+    """
+
+    whole: bytes
+    total: int
     wanted: tuple[int, int]
     part: Answer | None
     data: bytes
@@ -82,6 +87,7 @@ class Examination:
     kind: str
     reading: Reading
     head: tuple[Answer | None, int] | None = None
+    head_took: float = 0.0
     plain: Reading | None = None
     resumed: str = ""
     after: str = ""
@@ -174,9 +180,13 @@ def examine(
         return found
     _refuse(answer)
     found = Examination(place, kind or kind_of(answer), reading)
+    asked = time.monotonic()
     found.head = ask.head()
+    found.head_took = time.monotonic() - asked
     if found.kind == "file":
-        found.ranges = _ranges(ask, reading)
+        if answer.get("Content-Encoding"):
+            found.plain = ask.read(seconds, PLAIN, cache)
+        found.ranges = _ranges(ask, found.plain or reading)
         return found
     spoilt = reading.lumps or not reading.first_at
     if spoilt and answer.get("Content-Encoding"):
@@ -236,4 +246,6 @@ def _ranges(ask: _Asker, reading: Reading) -> Ranges | None:
     first, last = 1, min(int(length) - 1, 64)
     part = ask.read(PATIENCE, PLAIN, f"Range: bytes={first}-{last}", prefix=PREFIX)
     beyond = ask.read(PATIENCE, PLAIN, f"Range: bytes={length}-", prefix=1)
-    return Ranges((first, last), part.answer, part.prefix, beyond.answer)
+    return Ranges(
+        reading.prefix, int(length), (first, last), part.answer, part.prefix, beyond.answer
+    )

@@ -9,7 +9,7 @@ from statistics import median
 
 from .cures import cures
 from .examination import Examination, Reading
-from .lumps import HELD, Lumps, gap
+from .lumps import HELD, Lumps
 from .visit import Answer
 
 __all__ = ["Finding", "findings", "heartbeat", "notes"]
@@ -19,6 +19,10 @@ LATE = 3.0
 
 QUIET = 30.0
 """Seconds of silence at which the strictest of common proxies cut a connection."""
+
+
+CORKED = 0.15
+"""Seconds, less than the 0.2 for which Linux waits for more, where it was told that there is."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +86,8 @@ def _lumps(lumps: Lumps, kind: str) -> str:
 
 
 def _cut(reading: Reading) -> tuple[str, str]:
-    since = reading.last_at or reading.head_at
-    silence = reading.end_at - since
-    if silence > max(HELD, 3 * gap(reading.items)):
+    silence = reading.end_at - (reading.last_at or reading.head_at)
+    if silence > HELD and silence >= _silence(reading):
         return "cut", f"cut after {silence:.1f} s of silence: something waits no longer than that"
     return "broken", f"the stream broke off after {_took(reading):.1f} s, without its end"
 
@@ -119,7 +122,7 @@ def _head(found: Examination, answer: Answer) -> Iterator[tuple[str, str]]:
         return  # it is refused cleanly
     elif head.status != answer.status:
         yield "head", f"a HEAD is answered with {head.status}, a GET with {answer.status}"
-    elif found.kind == "file":
+    elif head.get("Content-Encoding") == answer.get("Content-Encoding"):
         lengths = head.get("Content-Length"), answer.get("Content-Length")
         if all(lengths) and lengths[0] != lengths[1]:
             yield "head", f"a HEAD announces {lengths[0]} bytes, a GET {lengths[1]}"
@@ -139,12 +142,10 @@ def _file(found: Examination) -> Iterator[tuple[str, str]]:
         status = part.status if part else "nothing"
         yield "range", f"a Range is answered with {status}, not 206: downloads start again at 0"
         return
-    total = answer.get("Content-Length")
-    wanted = f"bytes {first}-{last}/{total}"
-    encoded = answer.get("Content-Encoding")
-    if not encoded and part.get("Content-Range") != wanted:
+    wanted = f"bytes {first}-{last}/{ranges.total}"
+    if part.get("Content-Range") != wanted:
         yield "range", f"Content-Range is {part.get('Content-Range')!r}, not {wanted!r}"
-    elif not encoded and ranges.data != found.reading.prefix[first : last + 1]:
+    elif ranges.data != ranges.whole[first : last + 1]:
         yield "range", f"the bytes {first}-{last} are not those of the whole file"
     if ranges.beyond is None or ranges.beyond.status != 416:
         status = ranges.beyond.status if ranges.beyond else "nothing"
@@ -187,6 +188,12 @@ def _notes(found: Examination, answer: Answer, reading: Reading) -> Iterator[str
         return
     if encoding and not reading.lumps:
         yield f"it is compressed ({encoding}), and flushed item by item"
+    if CORKED < reading.head_at - reading.sent - found.head_took < 2 * CORKED:
+        yield (
+            f"the head came {reading.head_at - reading.sent:.2f} s after the request, that of a "
+            f"HEAD after {found.head_took:.2f} s: haproxy holds each small chunk for 0.2 s where "
+            "it has no option http-no-delay"
+        )
     if reading.ended == "whole":
         yield f"the stream ended by itself after {_took(reading):.1f} s"
     if found.kind != "events":
