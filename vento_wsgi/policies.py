@@ -6,10 +6,11 @@ import enum
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from . import sse
 
-__all__ = ["DEFAULT", "SEND_TIMEOUT", "CloseReason", "Ending", "Policies"]
+__all__ = ["DEFAULT", "SEND_TIMEOUT", "CloseReason", "Ending", "Policies", "Snapshot"]
 
 log = logging.getLogger(__name__)
 access = logging.getLogger("vento_wsgi.access")
@@ -45,6 +46,26 @@ class Ending:
     bytes: int
     chunks: int
     duration: float
+
+
+class Snapshot(NamedTuple):
+    """A stream as it is just now, for ``vento-wsgi top``.
+
+    since, moved: when it began, and last sent something, in seconds of monotonic().
+    backlog, events: bytes and events that wait for the client. sock: its socket, if known.
+    forwarded: whom a proxy speaks for, as it says. state: what it is doing, in a word.
+    """
+
+    route: str
+    since: float
+    moved: float
+    bytes: int
+    chunks: int
+    backlog: int
+    events: int
+    state: str
+    sock: Any
+    forwarded: str
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING
 from . import sse
 from .clock import Clock, clock
 from .exceptions import StreamAborted
-from .policies import DEFAULT, CloseReason, Ending, Policies
+from .policies import DEFAULT, CloseReason, Ending, Policies, Snapshot
 from .pump import InPlace, Pump, Threads, cooperative
 
 if TYPE_CHECKING:
@@ -74,12 +74,13 @@ class Stream(Iterator[bytes]):
     length: the Content-Length in bytes, where one was sent: never more, and less is a failure.
     waits: whether the source may wait for something; a file does not.
 
-    `reason` is why it ended. `last` says of the piece given last that the body is whole with it.
+    `reason` is why it ended, `sent` how many bytes the server was given. `last` says of the piece given last that the body is whole with it.
     """
 
     connection: Connection | None = None
     last = False
     reason: CloseReason | None = None
+    sent = 0
 
     _boundary: sse.Boundary | None = None  # of blocks, where something may be said between them
     _clock: Clock | None = None
@@ -91,7 +92,6 @@ class Stream(Iterator[bytes]):
     _probing = False
     _rest: bytes | memoryview = b""
     _sending = False
-    _sent = 0
     _verdict: CloseReason | None = None
 
     def __init__(
@@ -174,7 +174,7 @@ class Stream(Iterator[bytes]):
         if self._rest:
             piece, self._rest = bytes(self._rest[:MAX_PIECE]), self._rest[MAX_PIECE:]
         if piece:
-            self._sent += len(piece)
+            self.sent += len(piece)
             self._pieces += 1
             if self._boundary is not None:
                 self._boundary.pass_over(piece)
@@ -272,6 +272,21 @@ class Stream(Iterator[bytes]):
             raise StreamAborted(f"{self._route}: the client left")
         raise self._end()
 
+    @property
+    def snapshot(self) -> Snapshot:
+        """How it is just now."""
+        if self.reason is not None or self._verdict is not None:
+            state = "ending"
+        elif self._pieces:
+            state = "sending" if self._sending else "waiting"
+        else:
+            state = "starting"
+        sock, forwarded = None, ""
+        if self.connection is not None:
+            sock, forwarded = self.connection.sock, self.connection.forwarded
+        sizes = self.sent, self._pieces, len(self._rest), 0
+        return Snapshot(self._route, self._start, self._moved, *sizes, state, sock, forwarded)
+
     # from the side: the loop, or the clock's thread
 
     def _idle(self) -> None:
@@ -356,7 +371,7 @@ class Stream(Iterator[bytes]):
             self._drain.discard(self)
         if self._policies.told:
             duration = time.monotonic() - self._start
-            ending = Ending(self.reason, self._sent, self._pieces, duration)
+            ending = Ending(self.reason, self.sent, self._pieces, duration)
             self._policies.tell(self._route, ending)
 
 

@@ -22,7 +22,7 @@ from gevent import get_hub
 from gevent.monkey import get_original
 
 from ..clock import Clock, Watch, clock
-from ..policies import CloseReason, Ending, Policies
+from ..policies import CloseReason, Ending, Policies, Snapshot
 from ..sse import OPENING, Event
 from .fanout import Fanout
 from .frame import Backlog, Frame, mark
@@ -161,6 +161,14 @@ class Slot:
         if self._policies.told:
             duration = monotonic() - self._start
             self._policies.tell(self._route, Ending(reason, self.sent, self.pieces, duration))
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """How it is just now."""
+        behind = self._backlog is not None
+        state = "ending" if self._last is not None else "behind" if behind else "parked"
+        sizes = self.sent, self.pieces, len(self._rest), len(self._backlog or ())
+        return Snapshot(self._route, self._start, self._moved, *sizes, state, self._sock, "")
 
     # what the clock and the kernel say
 
