@@ -13,6 +13,7 @@ from .app import App
 from .doctor.command import add as add_doctor
 from .exceptions import AppNotFound
 from .server.loading import load, search
+from .server.top import add as add_top
 
 __all__ = ["main"]
 
@@ -65,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     routes = commands.add_parser("routes", parents=[common], help="list an application's routes")
     routes.set_defaults(command=_routes)
     add_doctor(commands)
+    add_top(commands)
     return parser
 
 

@@ -74,7 +74,8 @@ class Stream(Iterator[bytes]):
     length: the Content-Length in bytes, where one was sent: never more, and less is a failure.
     waits: whether the source may wait for something; a file does not.
 
-    `reason` is why it ended, `sent` how many bytes the server was given. `last` says of the piece given last that the body is whole with it.
+    `reason` is why it ended. `sent` is how many bytes the server was given, `last` whether the
+    body is whole with the piece given last.
     """
 
     connection: Connection | None = None

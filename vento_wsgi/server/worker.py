@@ -59,6 +59,13 @@ _CONNECTION_ERRORS = (BrokenPipeError, ConnectionResetError, NoMoreData, ssl.SSL
 _NO_HOOK = PostRequest.default
 
 
+def _name(address: Any) -> str:
+    if isinstance(address, tuple):
+        host, port = address[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"unix:{os.fsdecode(address)}"
+
+
 class _Idle(BaseException):
     """Thrown into a greenlet whose connection waits for a request, to close it."""
 
@@ -133,7 +140,7 @@ class StreamWorker(GeventWorker):
             "master": os.getppid(),
             "worker": os.getpid(),
             "name": self.cfg.proc_name,
-            "listening": [str(listener).partition("://")[2] for listener in self.cfg.address],
+            "listening": [_name(listener.getsockname()) for listener in self.sockets],
         }
         return Status(self._drain, about, self.log)
 
