@@ -34,8 +34,11 @@ Top = Callable[..., Any]
 
 
 @pytest.fixture
-def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def home(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
     """Where sockets go; pytest's own folders have names that are too long for them."""
+    tmp_path_factory.getbasetemp()  # it asks tempfile once
     path = Path(tempfile.mkdtemp(prefix="vento-top-"))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(path))
     monkeypatch.setattr(tempfile, "tempdir", str(path))  # root looks at those of all users
@@ -308,7 +311,17 @@ def test_it_is_shown_once_for_scripts(
     assert title.startswith(
         f"top_app:app ({server.pid}), 127.0.0.1:{server.port}, 2 workers, 1 stream"
     )
-    assert head.split() == "WORKER AGE STATE STILL BYTES RATE BACKLOG CLIENT ROUTE".split()
+    assert head.split() == [
+        "WORKER",
+        "AGE",
+        "STATE",
+        "STILL",
+        "BYTES",
+        "RATE",
+        "BACKLOG",
+        "CLIENT",
+        "ROUTE",
+    ]
     assert row.endswith("GET /ticks")
     assert "KB/s" in row, "some 10 KB a second"
 
@@ -352,8 +365,17 @@ def test_it_is_shown_in_a_terminal_until_q(server: Running) -> None:
 
 def told(at: float, **row: Any) -> dict[str, Any]:
     stream = {
-        **{"key": "1", "route": "GET /", "client": "10.0.0.1:5", "forwarded": "", "age": 4000.0},
-        **{"still": 0.5, "bytes": 0, "chunks": 1, "backlog": 0, "events": 0, "state": "waiting"},
+        "key": "1",
+        "route": "GET /",
+        "client": "10.0.0.1:5",
+        "forwarded": "",
+        "age": 4000.0,
+        "still": 0.5,
+        "bytes": 0,
+        "chunks": 1,
+        "backlog": 0,
+        "events": 0,
+        "state": "waiting",
         **row,
     }
     ended = {"route": "GET /x", "reason": "stalled", "bytes": 5, "seconds": 70.0, "ago": 3.0}

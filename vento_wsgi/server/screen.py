@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["screen"]
+__all__ = ["clean", "screen"]
 
 ENDED = 8
 """Endings that are shown, if there is room for the streams as well."""
@@ -39,7 +39,7 @@ def screen(now: dict[str, Any], before: dict[str, Any], columns: int, lines: int
     shown = [*head, *_table(STREAMS, rows[:room])]
     if ended:
         shown += ["", *below]
-    return "".join(f"{_clean(line)[:columns].rstrip()}\n" for line in shown[:lines])
+    return "".join(f"{clean(line)[:columns].rstrip()}\n" for line in shown[:lines])
 
 
 def _title(now: dict[str, Any], rows: list[dict[str, Any]]) -> str:
@@ -133,5 +133,6 @@ def _time(seconds: float) -> str:
     return f"{seconds // 3600:.0f}h{seconds % 3600 // 60:02.0f}m"
 
 
-def _clean(line: str) -> str:
+def clean(line: str) -> str:
+    """`line` without what a terminal would obey."""
     return "".join(c if c.isprintable() else "?" for c in line)

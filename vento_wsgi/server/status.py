@@ -45,22 +45,27 @@ PATIENCE = 5.0
 def folder() -> Path:
     """Where the sockets of this user's workers are."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    if os.path.isabs(runtime) and len(os.fsencode(runtime)) <= LONGEST and _is_ours(runtime):
+    if (
+        os.path.isabs(runtime)
+        and len(os.fsencode(runtime)) <= LONGEST
+        and _is_folder(runtime, 0o022)
+    ):
         return Path(runtime, "vento-wsgi")
     return Path(tempfile.gettempdir(), f"vento-wsgi-{os.geteuid()}")
 
 
-def is_private(path: Path) -> bool:
-    """Whether it is a folder that nobody but this user may look into."""
-    return _is_ours(path) and not stat.S_IMODE(path.lstat().st_mode) & 0o077
+def is_private(path: Path, *, of_anybody: bool = False) -> bool:
+    """Whether it is a folder that nobody but this user, or `of_anybody` one user, may enter."""
+    return _is_folder(path, 0o077, of_anybody)
 
 
-def _is_ours(path: str | Path) -> bool:
+def _is_folder(path: str | Path, closed: int, of_anybody: bool = False) -> bool:
     try:
-        found = os.lstat(path)
+        found = os.lstat(path)  # no link: whoever made it would say where it leads
     except OSError:
         return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+    ours = of_anybody or found.st_uid == os.geteuid()
+    return stat.S_ISDIR(found.st_mode) and ours and not found.st_mode & closed
 
 
 def sweep(path: Path) -> None:

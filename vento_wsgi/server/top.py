@@ -17,13 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from ..exceptions import NotExamined
-from .screen import screen
+from .screen import clean, screen
 from .status import folder, is_private, sweep
 
 __all__ = ["add"]
 
 PATIENCE = 3.0
 """Seconds for a worker to answer: one that does not is kept from its loop by something."""
+
+LONGEST = 16 * 1024 * 1024
+"""Bytes of an answer: many times what ROWS streams take."""
 
 REFRESH = 1.0
 """Seconds between two looks."""
@@ -62,7 +65,7 @@ def _top(options: argparse.Namespace) -> int:
         else:
             _watch(options.server)
     except NotExamined as error:
-        sys.stderr.write(f"vento-wsgi top: {error}\n")
+        _write(f"vento-wsgi top: {error}\n", sys.stderr)
         return 2
     except KeyboardInterrupt:
         pass
@@ -109,10 +112,11 @@ def _screen() -> Iterator[Any]:
             termios.tcsetattr(keyboard, termios.TCSADRAIN, kept)
 
 
-def _write(text: str) -> None:
-    encoding = sys.stdout.encoding or "ascii"
-    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
-    sys.stdout.flush()
+def _write(text: str, to: Any = None) -> None:
+    to = to or sys.stdout
+    encoding = to.encoding or "ascii"
+    to.write(text.encode(encoding, "replace").decode(encoding))
+    to.flush()
 
 
 def _look(server: str | None) -> dict[str, Any]:
@@ -140,7 +144,8 @@ def _look(server: str | None) -> dict[str, Any]:
 
 
 def _called(worker: dict[str, Any]) -> str:
-    return f"{worker['master']}  {worker.get('name', '?')}  {' '.join(worker.get('listening', []))}"
+    listening = ", ".join(map(str, worker.get("listening", [])))
+    return clean(f"{worker['master']}  {worker.get('name', '?')}  {listening}")
 
 
 def _is_meant(worker: dict[str, Any], server: str | None) -> bool:
@@ -155,8 +160,9 @@ def _is_meant(worker: dict[str, Any], server: str | None) -> bool:
 
 
 def _workers() -> Iterator[dict[str, Any]]:
+    if is_private(folder()):
+        sweep(folder())
     for place in _folders():
-        sweep(place)
         for path in sorted(place.glob("*.sock")):
             worker = _ask(path)
             if worker is not None:
@@ -166,11 +172,11 @@ def _workers() -> Iterator[dict[str, Any]]:
 def _folders() -> list[Path]:
     """This user's; and all of them for root, who sees every process."""
     places = [folder()]
-    if os.geteuid() == 0:
+    root = os.geteuid() == 0
+    if root:
         places += Path(tempfile.gettempdir()).glob("vento-wsgi-[0-9]*")
         places += Path("/run/user").glob("*/vento-wsgi")
-        return [place for place in dict.fromkeys(places) if place.is_dir()]
-    return [place for place in places if is_private(place)]
+    return [place for place in dict.fromkeys(places) if is_private(place, of_anybody=root)]
 
 
 def _ask(path: Path) -> dict[str, Any] | None:
@@ -183,7 +189,7 @@ def _ask(path: Path) -> dict[str, Any] | None:
         asking.settimeout(PATIENCE)
         try:
             asking.connect(str(path))
-            while data := asking.recv(1 << 16):
+            while len(said) < LONGEST and (data := asking.recv(1 << 16)):
                 said += data
         except (TimeoutError, BlockingIOError):
             return {"master": int(master), "worker": int(worker), "blocked": True}
@@ -192,5 +198,5 @@ def _ask(path: Path) -> dict[str, Any] | None:
     with suppress(ValueError):
         told = json.loads(said)
         if isinstance(told, dict):
-            return told
+            return {**told, "master": int(master), "worker": int(worker)}
     return None
