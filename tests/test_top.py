@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pty
@@ -14,11 +15,10 @@ import sys
 import tempfile
 import termios
 import time
-from collections import deque
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,6 +29,7 @@ from vento_wsgi.server import top as top_module
 from vento_wsgi.server.drain import KEPT, Drain
 from vento_wsgi.server.screen import screen
 from vento_wsgi.server.status import folder, is_private
+from vento_wsgi.stream import Stream
 
 Top = Callable[..., Any]
 
@@ -311,17 +312,8 @@ def test_it_is_shown_once_for_scripts(
     assert title.startswith(
         f"top_app:app ({server.pid}), 127.0.0.1:{server.port}, 2 workers, 1 stream"
     )
-    assert head.split() == [
-        "WORKER",
-        "AGE",
-        "STATE",
-        "STILL",
-        "BYTES",
-        "RATE",
-        "BACKLOG",
-        "CLIENT",
-        "ROUTE",
-    ]
+    columns = ["WORKER", "AGE", "STATE", "STILL", "BYTES", "RATE", "BACKLOG", "CLIENT", "ROUTE"]
+    assert head.split() == columns
     assert row.endswith("GET /ticks")
     assert "KB/s" in row, "some 10 KB a second"
 
@@ -417,17 +409,14 @@ def test_nothing_that_clients_sent_reaches_the_terminal_raw() -> None:
 
 def test_few_endings_are_remembered_and_no_stream_for_their_sake() -> None:
     drain = Drain(0)
+    kept = []
     for number in range(3 * KEPT):
-        stream: Any = SimpleNamespace(_route="r", reason=None, sent=number, _start=0.0)
-        held = _Hashable(stream)
-        drain.add(held)
-        drain.discard(held)
-        drain.discard(held)
-    assert isinstance(drain.ended, deque)
-    assert [end[2] for end in drain.ended] == list(range(2 * KEPT, 3 * KEPT))
-    assert not any(isinstance(part, _Hashable) for end in drain.ended for part in end)
-
-
-class _Hashable:
-    def __init__(self, like: SimpleNamespace) -> None:
-        vars(self).update(vars(like))
+        stream: Any = Stream(iter(()), lambda: None, {"vento_wsgi.route": str(number)})
+        kept.append(weakref.ref(stream))
+        drain.add(stream)
+        drain.discard(stream)
+        drain.discard(stream)
+        del stream
+    assert [end[0] for end in drain.ended] == [str(n) for n in range(2 * KEPT, 3 * KEPT)]
+    gc.collect()
+    assert [ref() for ref in kept if ref() is not None] == []

@@ -45,11 +45,8 @@ PATIENCE = 5.0
 def folder() -> Path:
     """Where the sockets of this user's workers are."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    if (
-        os.path.isabs(runtime)
-        and len(os.fsencode(runtime)) <= LONGEST
-        and _is_folder(runtime, 0o022)
-    ):
+    fits = os.path.isabs(runtime) and len(os.fsencode(runtime)) <= LONGEST
+    if fits and _is_folder(runtime, 0o022):
         return Path(runtime, "vento-wsgi")
     return Path(tempfile.gettempdir(), f"vento-wsgi-{os.geteuid()}")
 
@@ -104,6 +101,7 @@ class Status:
             sweep(path.parent)
             path.unlink(missing_ok=True)  # of a worker that had this number
             self._listening = cooperative.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            os.fchmod(self._listening.fileno(), 0o600)  # what Linux makes the name with
             self._listening.bind(str(path))
             path.chmod(0o600)
             self._listening.listen(8)
