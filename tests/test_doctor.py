@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import socket
 import ssl
 import subprocess
@@ -20,7 +21,7 @@ from typing import Any
 
 import pytest
 from proxies import proxy
-from servers import HERE, free_port, serve
+from servers import HERE, ROOT, free_port, serve
 
 from vento_wsgi.cli import main
 from vento_wsgi.doctor import findings
@@ -344,6 +345,26 @@ def test_what_apache_does_is_found(
     assert codes(told) == wrong, told
     for finding in told["findings"]:
         assert "Apache" in finding["cures"]
+
+
+@pytest.mark.parametrize("name", ["nginx", "haproxy", "apache"])
+def test_the_settings_of_the_readme_are_healthy(
+    name: str, behind: str, tmp_path: Path, doctor: Doctor
+) -> None:
+    (settings,) = re.findall(
+        rf"^```{name}\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    port = free_port()
+    settings = settings.replace("127.0.0.1:8000", behind.removeprefix("http://"))
+    settings = settings.replace("listen 80;", f"listen 127.0.0.1:{port};")
+    settings = settings.replace("bind :80", f"bind 127.0.0.1:{port}")
+    if name == "apache":
+        settings = f"Listen 127.0.0.1:{port}\n{settings}"
+    with proxy(name, settings, tmp_path, port):
+        told = doctor(f"http://127.0.0.1:{port}/pulse")
+        assert codes(told) == []
+        assert not any("http-no-delay" in note for note in told["notes"])
+        assert codes(doctor(f"http://127.0.0.1:{port}/file")) == []
 
 
 # What cannot be looked at.

@@ -90,6 +90,10 @@ def news_are_shared(client: Client) -> None:
     assert found.headers["Access-Control-Allow-Origin"] == origin
 
 
+def pulse_is_a_stream(client: Client) -> None:
+    assert client.head("/pulse").content_type.startswith("text/event-stream")
+
+
 def count_is_tested(client: Client) -> None:
     assert client.head("/count").status_code == 200
 
@@ -105,6 +109,7 @@ CHECKS = [
     ticks_are_limited,
     news_are_shared,
     count_is_tested,
+    pulse_is_a_stream,
 ]
 
 
@@ -126,6 +131,8 @@ def test_each_command_is_one_that_can_be_given(command: str, tmp_path: Path) -> 
         check = [sys.executable, "-m", "gunicorn", "--check-config", *arguments]
     else:
         assert program == "vento-wsgi"
-        check = [sys.executable, "-m", "vento_wsgi", "routes", arguments[-1]]
+        looks = arguments[0] in ("doctor", "top")
+        given = [*arguments, "--help"] if looks else ["routes", arguments[-1]]
+        check = [sys.executable, "-m", "vento_wsgi", *given]
     done = subprocess.run(check, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
