@@ -632,6 +632,19 @@ def test_a_clock_that_is_wrong_does_not_matter() -> None:
         assert Lumps.of(held, now - 1, now) is not None
 
 
+def test_a_lump_that_was_cut_on_the_way_is_one() -> None:
+    now = time.monotonic()
+    lumps = [Item(now + at, 9) for t in (0.3, 0.6, 0.9) for at in (t, *[t + 0.001] * 7)]
+    found = Lumps.of(lumps, now, now)
+    assert found is not None
+    assert (found.largest, found.size, found.sure) == (8, 72, False)
+
+
+def test_items_that_come_fast_are_no_lump() -> None:
+    now = time.monotonic()
+    assert Lumps.of([Item(now + 0.5 + at / 1000, 9) for at in range(999)], now, now) is None
+
+
 def test_one_late_item_is_no_habit() -> None:
     now = time.monotonic()
     pairs = [(at / 10, at / 10) for at in range(20)]

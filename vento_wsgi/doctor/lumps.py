@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from itertools import groupby, pairwise
-from operator import attrgetter
+from itertools import pairwise
 from statistics import median
 from typing import NamedTuple
 
@@ -20,6 +19,9 @@ __all__ = ["HELD", "Lumps"]
 
 HELD = 0.25
 """Seconds: less is a busy machine, or a wave in the network."""
+
+TOGETHER = 0.01
+"""Seconds within which items are one lump: the kernel may have cut it in two."""
 
 FEW = 3
 """Items that may leave a server together and be no lump."""
@@ -40,7 +42,12 @@ class Lumps(NamedTuple):
     def of(cls, items: Sequence[Item], sent: float, head_at: float) -> Lumps | None:
         """None if `items`, which came in answer to a request of the time `sent`, are in none."""
         items = [item for item in items if not item.beat]
-        lumps = [list(lump) for _, lump in groupby(items, attrgetter("at"))]
+        lumps: list[list[Item]] = []
+        for item in items:
+            if lumps and item.at - lumps[-1][0].at <= TOGETHER:
+                lumps[-1].append(item)
+            else:
+                lumps.append([item])
         if not lumps:
             return None
         largest = max(lumps, key=len)
