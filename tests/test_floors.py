@@ -23,6 +23,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "vento_wsgi.__main__",
         "vento_wsgi.cli",
         "vento_wsgi.contrib",
+        "vento_wsgi.doctor",
         "vento_wsgi.server",
         "vento_wsgi.testing",
     ),

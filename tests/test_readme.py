@@ -149,6 +149,10 @@ def it_knows_where_it_is(client: Client) -> None:
     assert client.get("/live/where").text == "http://localhost/live/where"
 
 
+def pulse_is_a_stream(client: Client) -> None:
+    assert client.head("/pulse").content_type.startswith("text/event-stream")
+
+
 def count_is_tested(client: Client) -> None:
     assert client.head("/count").status_code == 200
 
@@ -177,6 +181,7 @@ CHECKS = [
     it_knows_where_it_is,
     count_is_tested,
     jobs_are_measured,
+    pulse_is_a_stream,
 ]
 
 
@@ -205,7 +210,9 @@ def test_each_command_is_one_that_can_be_given(command: str, tmp_path: Path) -> 
         check = [sys.executable, *arguments]
     else:
         assert program == "vento-wsgi"
-        check = [sys.executable, "-m", "vento_wsgi", "routes", arguments[-1]]
+        looks = arguments[0] in ("doctor", "top")
+        given = [*arguments, "--help"] if looks else ["routes", arguments[-1]]
+        check = [sys.executable, "-m", "vento_wsgi", *given]
     done = subprocess.run(
         check,
         cwd=ROOT if "examples." in command else tmp_path,

@@ -1,4 +1,4 @@
-"""The command line: ``vento-wsgi run`` and ``vento-wsgi routes``."""
+"""The command line: ``vento-wsgi run``, ``routes``, ``doctor`` and ``top``."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from collections.abc import Sequence
 
 from . import __version__
 from .app import App
+from .doctor.command import add as add_doctor
 from .exceptions import AppNotFound
 from .server.loading import load, search
+from .server.top import add as add_top
 
 __all__ = ["main"]
 
@@ -21,7 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        search(options.app_dir)
+        if "app_dir" in options:
+            search(options.app_dir)
         return int(options.command(options))
     except AppNotFound as error:
         parser.error(str(error))
@@ -62,6 +65,8 @@ def _parser() -> argparse.ArgumentParser:
 
     routes = commands.add_parser("routes", parents=[common], help="list an application's routes")
     routes.set_defaults(command=_routes)
+    add_doctor(commands)
+    add_top(commands)
     return parser
 
 

@@ -144,7 +144,7 @@ class CodedStream(Stream):
             coded = self._encoder.finish(piece)
         else:
             coded = self._encoder.encode(piece) if piece else b""
-        self._sent += len(coded) - len(piece)
+        self.sent += len(coded) - len(piece)
         return coded
 
     def _over(self) -> bytes:

@@ -55,6 +55,17 @@ class Connection:
         """Called by the writer: the response may have been made in another greenlet."""
         self.writer = getcurrent()
 
+    @property
+    def sock(self) -> Any:
+        """The client's socket."""
+        return self._socket
+
+    @property
+    def forwarded(self) -> str:
+        """X-Forwarded-For of the request, where the server keeps it."""
+        fields = getattr(getattr(self.server, "req", None), "headers", ())
+        return next((value for name, value in fields if name == "X-FORWARDED-FOR"), "")
+
     def watch(self, clock: Clock, left: Callable[[], None], closed: Callable[[], None]) -> None:
         """Have `left` called when the client has gone, `closed` when it has closed its side."""
         if self._watch is None:

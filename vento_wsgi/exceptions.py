@@ -5,6 +5,7 @@
     ├── EventError     (ValueError)       an event that text/event-stream cannot carry
     ├── RouteError     (ValueError)       a route, mount or middleware that cannot be used
     ├── AppNotFound    (LookupError)      "module:app" leads to no WSGI application
+    ├── NotExamined    (RuntimeError)     a URL, or a server, that nothing can be seen of
     ├── BrokerError    (RuntimeError)     a broker's log that cannot be opened, read or written
     └── StreamAborted  (BrokenPipeError)  ends a response whose body is not whole
 
@@ -20,6 +21,7 @@ __all__ = [
     "BodyError",
     "BrokerError",
     "EventError",
+    "NotExamined",
     "RouteError",
     "StreamAborted",
     "VentoError",
@@ -44,6 +46,10 @@ class RouteError(VentoError, ValueError):
 
 class AppNotFound(VentoError, LookupError):
     """An import string that leads to no WSGI application; says what is there."""
+
+
+class NotExamined(VentoError, RuntimeError):
+    """A URL, or a server, that ``vento-wsgi doctor`` or ``top`` cannot look at; says why."""
 
 
 class BrokerError(VentoError, RuntimeError):

@@ -6,7 +6,7 @@ import enum
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 from . import sse
 
@@ -17,6 +17,7 @@ __all__ = [
     "Ending",
     "Observer",
     "Policies",
+    "Snapshot",
     "observers",
     "opened",
 ]
@@ -86,6 +87,26 @@ def _call(route: str, function: Callable[..., object], *arguments: object) -> No
         function(*arguments)
     except Exception:
         log.exception("%s: %s failed", route, getattr(function, "__name__", function))
+
+
+class Snapshot(NamedTuple):
+    """A stream as it is just now, for ``vento-wsgi top``.
+
+    since, moved: when it began, and last sent something, in seconds of monotonic().
+    backlog, events: bytes and events that wait for the client. sock: its socket, if known.
+    forwarded: whom a proxy speaks for, as it says. state: what it is doing, in a word.
+    """
+
+    route: str
+    since: float
+    moved: float
+    bytes: int
+    chunks: int
+    backlog: int
+    events: int
+    state: str
+    sock: Any
+    forwarded: str
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING
 from . import sse
 from .clock import Clock, clock
 from .exceptions import StreamAborted
-from .policies import DEFAULT, CloseReason, Ending, Policies, observers, opened
+from .policies import DEFAULT, CloseReason, Ending, Policies, Snapshot, observers, opened
 from .pump import InPlace, Pump, Threads, cooperative
 
 if TYPE_CHECKING:
@@ -77,12 +77,14 @@ class Stream(Iterator[bytes]):
     waits: whether the source may wait for something; a file does not.
     pump: of chunks, if it runs already.
 
-    `reason` is why it ended. `last` says of the piece given last that the body is whole with it.
+    `reason` is why it ended. `sent` is how many bytes the server was given, `last` whether the
+    body is whole with the piece given last.
     """
 
     connection: Connection | None = None
     last = False
     reason: CloseReason | None = None
+    sent = 0
 
     _backlog = 0
     _boundary: sse.Boundary | None = None  # of blocks, where something may be said between them
@@ -96,7 +98,6 @@ class Stream(Iterator[bytes]):
     _probing = False
     _rest: bytes | memoryview = b""
     _sending = False
-    _sent = 0
     _verdict: CloseReason | None = None
 
     def __init__(
@@ -182,7 +183,7 @@ class Stream(Iterator[bytes]):
         if self._rest:
             piece, self._rest = bytes(self._rest[:MAX_PIECE]), self._rest[MAX_PIECE:]
         if piece:
-            self._sent += len(piece)
+            self.sent += len(piece)
             self._pieces += 1
             if self._boundary is not None:
                 self._boundary.pass_over(piece)
@@ -289,6 +290,21 @@ class Stream(Iterator[bytes]):
             raise StreamAborted(f"{self._route}: the client left")
         return self._over()
 
+    @property
+    def snapshot(self) -> Snapshot:
+        """How it is just now."""
+        if self.reason is not None or self._verdict is not None:
+            state = "ending"
+        elif self._pieces:
+            state = "sending" if self._sending else "waiting"
+        else:
+            state = "starting"
+        sock, forwarded = None, ""
+        if self.connection is not None:
+            sock, forwarded = self.connection.sock, self.connection.forwarded
+        sizes = self.sent, self._pieces, len(self._rest), 0
+        return Snapshot(self._route, self._start, self._moved, *sizes, state, sock, forwarded)
+
     # from the side: the loop, or the clock's thread
 
     def _idle(self) -> None:
@@ -375,7 +391,7 @@ class Stream(Iterator[bytes]):
         if self._policies.told:
             duration = time.monotonic() - self._start
             ending = Ending(
-                self.reason, self._sent, self._pieces, duration, self._first, self._backlog
+                self.reason, self.sent, self._pieces, duration, self._first, self._backlog
             )
             self._policies.tell(self._route, ending)
 

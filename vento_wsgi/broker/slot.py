@@ -22,7 +22,7 @@ from gevent import get_hub, spawn
 from gevent.monkey import get_original
 
 from ..clock import Watch, clock
-from ..policies import CloseReason, Ending, Policies, observers, opened
+from ..policies import CloseReason, Ending, Policies, Snapshot, observers, opened
 from ..sse import OPENING, Event
 from .fanout import Fanout
 from .frame import Backlog, Frame, mark
@@ -192,6 +192,14 @@ class Slot:
             self._policies.tell(self._route, ending)
             if self._drain is not None:
                 self._drain.discard(self)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """How it is just now."""
+        behind = self._backlog is not None
+        state = "ending" if self._last is not None else "behind" if behind else "parked"
+        sizes = self.sent, self.pieces, len(self._rest), len(self._backlog or ())
+        return Snapshot(self._route, self._start, self._moved, *sizes, state, self._sock, "")
 
     # what the clock and the kernel say
 

@@ -11,8 +11,10 @@ from __future__ import annotations
 import math
 import random
 from collections import deque
+from time import monotonic
 from typing import Any
 
+from ..policies import CloseReason
 from ..stream import Stream
 
 __all__ = ["Drain"]
@@ -20,14 +22,24 @@ __all__ = ["Drain"]
 STEP = 0.05
 """Seconds between the steps of a window: a few hundred streams then end at a time."""
 
+KEPT = 20
+"""Endings that are remembered: as many as a terminal has room for."""
+
+Ended = tuple[str, CloseReason | None, int, float, float]
+"""Route, reason, bytes, and when it began and ended, by monotonic(). No stream is kept for it."""
+
 
 class Drain:
-    """The streams of one worker. window: seconds over which its event streams end."""
+    """The streams of one worker. window: seconds over which its event streams end.
+
+    ended: the last of them that are no more.
+    """
 
     def __init__(self, window: float) -> None:
         self.window = window
         self.draining = False
         self.streams: set[Stream] = set()
+        self.ended: deque[Ended] = deque(maxlen=KEPT)
         self._waiting: deque[Stream] = deque()
 
     def add(self, stream: Stream) -> None:
@@ -38,7 +50,11 @@ class Drain:
 
     def discard(self, stream: Stream) -> None:
         """Called by a stream when it has ended."""
-        self.streams.discard(stream)
+        if stream in self.streams:
+            self.streams.remove(stream)
+            self.ended.append(
+                (stream._route, stream.reason, stream.sent, stream._start, monotonic())
+            )
 
     def begin(self, loop: Any) -> None:
         """Called in the loop when the worker is told to stop."""

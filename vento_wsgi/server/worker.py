@@ -36,6 +36,7 @@ from ..stream import DRAIN, PARK
 from .boot import prepare
 from .drain import STEP, Drain
 from .reading import Parser, Reader, Settings
+from .status import Status
 from .watchdog import Watchdog
 from .wire import Wire
 
@@ -56,6 +57,13 @@ _CONNECTION_ERRORS = (BrokenPipeError, ConnectionResetError, NoMoreData, ssl.SSL
 
 
 _NO_HOOK = PostRequest.default
+
+
+def _name(address: Any) -> str:
+    if isinstance(address, tuple):
+        host, port = address[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"unix:{os.fsdecode(address)}"
 
 
 class _Idle(BaseException):
@@ -116,11 +124,25 @@ class StreamWorker(GeventWorker):
         ticker.add(self)
         if limit := float(os.environ.get("VENTO_BLOCK_LIMIT", BLOCK_LIMIT)):
             ticker.add(Watchdog(limit))
-        super().run()
-        # parked sockets are in no pool that gunicorn would wait for
-        while self._drain.streams and time.monotonic() < self._until:
-            self.notify()
-            gevent.sleep(STEP)
+        status = self._status()
+        status.open()
+        try:
+            super().run()
+            # parked sockets are in no pool that gunicorn would wait for
+            while self._drain.streams and time.monotonic() < self._until:
+                self.notify()
+                gevent.sleep(STEP)
+        finally:
+            status.close()
+
+    def _status(self) -> Status:
+        about = {
+            "master": os.getppid(),
+            "worker": os.getpid(),
+            "name": self.cfg.proc_name,
+            "listening": [_name(listener.getsockname()) for listener in self.sockets],
+        }
+        return Status(self._drain, about, self.log)
 
     def tick(self, now: float) -> None:
         """Called by the clock: close connections that have been idle for too long."""

@@ -1,0 +1,232 @@
+"""Status: the streams of a worker, shown to the user whose worker it is.
+
+Each worker listens at a Unix socket, in a folder that only its user may enter, and tells
+whoever connects what its streams do. Nothing is counted for that while the streams run: it is
+read from them when somebody asks, in steps, between which the loop has its turn.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import stat
+import struct
+import tempfile
+import termios
+from contextlib import suppress
+from heapq import nlargest
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from ..policies import Snapshot
+
+if TYPE_CHECKING:
+    from .drain import Drain
+
+__all__ = ["Status", "folder", "is_private", "sweep"]
+
+ROWS = 500
+"""Streams that are shown one by one, of a worker: those with the most to send, and sent."""
+
+STEP = 500
+"""Streams that are looked at between two turns of the loop: a millisecond or two."""
+
+LONGEST = 70
+"""Characters of the folder: with the names in it, a socket's address has 107 at most."""
+
+PATIENCE = 5.0
+"""Seconds for whoever asked to take the answer."""
+
+
+def folder() -> Path:
+    """Where the sockets of this user's workers are."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    fits = os.path.isabs(runtime) and len(os.fsencode(runtime)) <= LONGEST
+    if fits and _is_folder(runtime, 0o022):
+        return Path(runtime, "vento-wsgi")
+    return Path(tempfile.gettempdir(), f"vento-wsgi-{os.geteuid()}")
+
+
+def is_private(path: Path, *, of_anybody: bool = False) -> bool:
+    """Whether it is a folder that nobody but this user, or `of_anybody` one user, may enter."""
+    return _is_folder(path, 0o077, of_anybody)
+
+
+def _is_folder(path: str | Path, closed: int, of_anybody: bool = False) -> bool:
+    try:
+        found = os.lstat(path)  # no link: whoever made it would say where it leads
+    except OSError:
+        return False
+    ours = of_anybody or found.st_uid == os.geteuid()
+    return stat.S_ISDIR(found.st_mode) and ours and not found.st_mode & closed
+
+
+def sweep(path: Path) -> None:
+    """Remove what workers that were killed have left behind."""
+    for left in path.glob("*.sock"):
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)
+            try:
+                probe.connect(str(left))
+            except ConnectionRefusedError:
+                left.unlink(missing_ok=True)
+            except OSError:
+                pass  # a worker that is busy, or gone by now
+
+
+class Status:
+    """What ``vento-wsgi top`` is told of a worker. about: what is known before any stream."""
+
+    def __init__(self, drain: Drain, about: dict[str, Any], log: Any) -> None:
+        self._drain = drain
+        self._about = about
+        self._log = log
+        self._path: Path | None = None
+        self._listening: Any = None
+
+    def open(self) -> None:
+        """Begin to listen. Where that cannot be, the worker works without."""
+        import gevent
+        from gevent import socket as cooperative
+
+        path = folder() / f"{os.getppid()}-{os.getpid()}.sock"
+        try:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            if not is_private(path.parent):
+                raise PermissionError(errno.EPERM, "it is not this user's alone", str(path.parent))
+            sweep(path.parent)
+            path.unlink(missing_ok=True)  # of a worker that had this number
+            self._listening = cooperative.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            os.fchmod(self._listening.fileno(), 0o600)  # what Linux makes the name with
+            self._listening.bind(str(path))
+            path.chmod(0o600)
+            self._listening.listen(8)
+        except OSError as error:
+            self._log.warning("vento-wsgi top will not see this worker: %s", error)
+            self._listening = None
+            return
+        self._path = path
+        gevent.spawn(self._run)
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        if self._listening is not None:
+            self._listening.close()
+            self._listening = None
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+            with suppress(OSError):  # others are in it
+                self._path.parent.rmdir()
+            self._path = None
+
+    def _run(self) -> None:
+        import gevent
+
+        while self._listening is not None:
+            try:
+                client, _ = self._listening.accept()
+            except OSError:
+                if self._listening is None:
+                    return
+                gevent.sleep(1)  # no descriptors are left
+                continue
+            gevent.spawn(self._answer, client)
+
+    def _answer(self, client: Any) -> None:
+        with client:
+            try:
+                if _uid_of(client) in (0, os.geteuid()):
+                    client.settimeout(PATIENCE)
+                    client.sendall(json.dumps(self._told()).encode())
+            except OSError:
+                pass  # it did not wait
+            except Exception:
+                self._log.exception("telling vento-wsgi top failed")
+
+    def _told(self) -> dict[str, Any]:
+        import gevent
+
+        rows: list[dict[str, Any]] = []
+        streams, total = tuple(self._drain.streams), 0
+        for start in range(0, len(streams), STEP):
+            now = monotonic()
+            for stream in streams[start : start + STEP]:
+                row = _row(id(stream), stream.snapshot, now)
+                total += row["bytes"]
+                rows.append(row)
+            if len(rows) > 2 * ROWS:
+                rows = _largest(rows)
+            gevent.sleep(0)
+        return {
+            **self._about,
+            "draining": self._drain.draining,
+            "streams": len(streams),
+            "bytes": total,
+            "rows": _largest(rows),
+            "ended": self._ended(),
+        }
+
+    def _ended(self) -> list[dict[str, Any]]:
+        now = monotonic()
+        return [
+            {
+                "route": route,
+                "reason": reason and str(reason),
+                "bytes": sent,
+                "seconds": round(until - since, 3),
+                "ago": round(now - until, 3),
+            }
+            for route, reason, sent, since, until in reversed(tuple(self._drain.ended))
+        ]
+
+
+def _largest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return nlargest(ROWS, rows, key=lambda row: (row["backlog"], row["bytes"]))
+
+
+def _row(key: int, live: Snapshot, now: float) -> dict[str, Any]:
+    return {
+        "key": f"{key:x}-{live.since}",
+        "route": live.route,
+        "client": _client(live.sock),
+        "forwarded": live.forwarded[:80],
+        "age": round(now - live.since, 3),
+        "still": round(max(0.0, now - live.moved), 3),
+        "bytes": live.bytes,
+        "chunks": live.chunks,
+        "backlog": live.backlog + _unsent(live.sock),
+        "events": live.events,
+        "state": live.state,
+    }
+
+
+def _client(sock: Any) -> str:
+    try:
+        peer = sock.getpeername()
+    except (AttributeError, OSError):
+        return ""
+    if not isinstance(peer, tuple):
+        return "unix"
+    return f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
+
+
+def _unsent(sock: Any) -> int:
+    """Bytes that the kernel has, and the client has not acknowledged."""
+    try:
+        (count,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4))
+    except (AttributeError, OSError, ValueError):
+        return 0
+    return int(count)
+
+
+def _uid_of(client: Any) -> int:
+    """Whose process is at the other end; the folder has asked that already."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return os.geteuid()
+    size = struct.calcsize("3i")
+    _, uid, _ = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    return int(uid)
