@@ -19,6 +19,7 @@ from werkzeug.test import Client
 from vento_wsgi import Context, create_app, create_router
 from vento_wsgi.contrib.prometheus import StreamMetrics
 from vento_wsgi.middleware import StreamGuard
+from vento_wsgi.stream import MAX_PIECE
 
 Samples = dict[tuple[str, ...], float]
 
@@ -54,6 +55,10 @@ def client(metrics: StreamMetrics) -> Client:
     @router.get("/users/<int:id>")
     def user(ctx: Context) -> Any:
         return ctx.stream(["one", "three"], "text/plain")
+
+    @router.get("/large")
+    def large(ctx: Context) -> Any:
+        return ctx.stream([b"x" * (MAX_PIECE + 1000)])
 
     @router.get("/fails")
     def fails(ctx: Context) -> Any:
@@ -104,6 +109,13 @@ def test_an_open_stream_is_open_and_a_failed_one_has_failed(client: Client) -> N
     assert found["streams_ended_total", route, "disconnected"] == 1
     assert ("stream_first_chunk_seconds_count", route) not in found
     assert found["streams_ended_total", "GET /fails", "failed"] == 1
+
+
+def test_what_the_client_has_not_taken_is_its_backlog(client: Client) -> None:
+    response = client.get("/large", buffered=False)
+    assert len(next(filter(None, response.iter_encoded()))) == MAX_PIECE
+    response.close()
+    assert samples(client.get("/metrics").text)["stream_backlog_bytes_sum", "GET /large"] == 1000
 
 
 def test_the_scraper_has_the_format_it_asks_for(client: Client) -> None:
@@ -162,6 +174,13 @@ def waits(ctx):
 @router.get("/news")
 def news(ctx):
     return ctx.sse(broker.subscribe("news"))
+
+@router.post("/news")
+def publish(ctx):
+    for n in range(400):
+        broker.publish("news", "x" * 50_000)
+    broker.publish("news", "the last")
+    return ctx.text("")
 
 router.get("/metrics", metrics)
 app = create_app()
@@ -264,3 +283,24 @@ def test_the_sums_of_all_workers_are_right_also_when_one_is_killed(
                 "streams_ended_total|GET /fails|failed": 4,
             }
         )
+
+
+def test_a_parked_subscriber_that_does_not_read_has_a_backlog(tmp_path: Path) -> None:
+    (tmp_path / "measured_app.py").write_text(APP)
+    route = "GET /news"
+    with serve("gunicorn-StreamWorker", "measured_app:app", cwd=tmp_path, tmp=tmp_path) as running:
+        with connect(running) as slow, connect(running) as quick, connect(running) as raw:
+            for subscriber in (slow, quick):
+                subscriber.request("GET", "/news")
+                assert subscriber.read_piece() is not None
+            raw.send(b"POST /news HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n")
+            assert raw.read_head().status == 200
+            tail = b""
+            for piece in iter(quick.read_piece, None):
+                tail = (tail + piece.data)[-200:]
+                if b"data: the last" in tail:
+                    break  # and so has the slow one been given it
+        eventually(lambda: scrape(running)["streams_open", route] == 0)
+        found = scrape(running)
+        assert found["stream_backlog_bytes_sum", route] > 1024 * 1024
+        assert found["streams_ended_total", route, "disconnected"] == 2

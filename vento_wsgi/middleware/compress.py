@@ -21,7 +21,11 @@ that could have been coded says ``Vary: Accept-Encoding``.
 A stream holds its coding's memory while it is open: 36 KB of gzip; see vento_wsgi.coding. A
 subscription to a broker that is coded is an ordinary stream, with a greenlet and a coding of its
 own, some 60 KB, where a parked one has less than one: where there are thousands of them, leave
-``text/event-stream`` out of `types`.
+``text/event-stream`` out of `types`. One coded block for all subscribers of a topic is no way out.
+Joined members of gzip and streams of br are not decoded beyond the first, by Chromium and curl
+alike; frames of zstd and fully flushed blocks of deflate are, but an event by itself has nothing
+to repeat: events of 100 bytes became 101 and 90 % of that, tokens 136 and 124 %, where a stream
+with a coding of its own has 26 and 36 %.
 
 Secrets do not belong in a body with text that the request chose: its length tells of them, also
 under TLS (BREACH). ``Cache-Control: no-transform`` keeps such a response as it is.
