@@ -13,9 +13,8 @@ proxies need. All other responses are left as they are, and so are those sent by
 Under gevent the application runs in a greenlet of its own, from its call to the ``close()`` of
 its body, since the server's greenlet waits and writes. What frameworks keep by thread (Bottle's
 request, Django's database connections) is kept by greenlet there, so one and the same must call
-the application, iterate its body and close it. For the same reason there is no other thread for
-it where there is no gevent: the next chunk tells that a client has left or a deadline has passed,
-and no heartbeat is sent.
+the application, iterate its body and close it. So without gevent it stays in its thread: the next
+chunk tells that a client has left or a deadline has passed, and there is no heartbeat.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ class StreamGuard:
         from ..greenlets import Greenlets
 
         run = call.run()
-        pump = Greenlets(run, _nothing, each=True)
+        pump = Greenlets(run, lambda: None, each=True)
         try:
             pump.take()
         except BaseException:
@@ -121,8 +120,7 @@ class StreamGuard:
 class _Call:
     """One call of the application, and the body that came of it.
 
-    is_stream: whether it is to be a Stream. as_it_is: whether the server must have the very
-    object that the application returned.
+    is_stream: whether it is to be a Stream. as_it_is: whether the server has the very object.
     """
 
     is_stream = as_it_is = False
@@ -177,18 +175,16 @@ class _Call:
         return self.body
 
     def run(self) -> Generator[bytes, None, None]:
-        """All of it in one place: a mark when the head is known, then what the body is."""
+        """All of it in one place: an empty chunk when the head is known, then the body's."""
         self.make()
         if self.as_it_is:
-            yield _MARK
+            yield b""
             return
         try:
-            yield _MARK
+            yield b""
             items: Iterable[bytes] = self.chunks() if self.is_stream else self.body
             for item in items:  # noqa: UP028 – yield from would close the body once more
                 yield item
-            if not self.is_stream:
-                yield _MARK  # the server closes it when all is sent
         finally:
             try:
                 self.close()
@@ -283,32 +279,15 @@ class _Begun(Iterator[bytes]):
 class _Aside(Iterator[bytes]):
     """A body that is no stream, whose application has a greenlet of its own."""
 
-    def __init__(self, run: Any, pump: Greenlets) -> None:
+    def __init__(self, run: Generator[bytes, None, None], pump: Greenlets) -> None:
         self._run = run
         self._pump = pump
-        self._over = False
 
     def __next__(self) -> bytes:
-        item = b"" if self._over else self._pump.take()
-        self._over = self._over or item is _MARK
-        if self._over:
-            raise StopIteration
-        return item
+        return self._pump.take()
 
     def close(self) -> None:
-        self._over = True
         self._pump.stop(self._run.close)
-
-
-class _Mark(bytes):
-    """No chunk, but a point that the application has come to."""
-
-
-_MARK = _Mark()
-
-
-def _nothing() -> None:
-    return
 
 
 def _close(thing: object) -> None:
