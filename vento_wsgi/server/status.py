@@ -91,26 +91,25 @@ class Status:
     def open(self) -> None:
         """Begin to listen. Where that cannot be, the worker works without."""
         import gevent
-        from gevent import socket as cooperative
 
         path = folder() / f"{os.getppid()}-{os.getpid()}.sock"
-        try:
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            if not is_private(path.parent):
-                raise PermissionError(errno.EPERM, "it is not this user's alone", str(path.parent))
-            sweep(path.parent)
-            path.unlink(missing_ok=True)  # of a worker that had this number
-            self._listening = cooperative.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            os.fchmod(self._listening.fileno(), 0o600)  # what Linux makes the name with
-            self._listening.bind(str(path))
-            path.chmod(0o600)
-            self._listening.listen(8)
-        except OSError as error:
-            self._log.warning("vento-wsgi top will not see this worker: %s", error)
-            self._listening = None
-            return
+        for attempt in (1, 2, 3):
+            try:
+                self._listening = _listening(path)
+                break
+            except FileNotFoundError as error:
+                # a worker that stopped has removed the folder, since it was empty
+                if attempt == 3:
+                    self._refuse(error)
+                    return
+            except OSError as error:
+                self._refuse(error)
+                return
         self._path = path
         gevent.spawn(self._run)
+
+    def _refuse(self, error: OSError) -> None:
+        self._log.warning("vento-wsgi top will not see this worker: %s", error)
 
     def close(self) -> None:
         """Leave nothing behind."""
@@ -182,6 +181,27 @@ class Status:
             }
             for route, reason, sent, since, until in reversed(tuple(self._drain.ended))
         ]
+
+
+def _listening(path: Path) -> Any:
+    """A socket at `path`, in a folder that is this user's alone. Raises OSError."""
+    from gevent import socket as cooperative
+
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    if not is_private(path.parent):
+        raise PermissionError(errno.EPERM, "it is not this user's alone", str(path.parent))
+    sweep(path.parent)
+    path.unlink(missing_ok=True)  # of a worker that had this number
+    listening = cooperative.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        os.fchmod(listening.fileno(), 0o600)  # what Linux makes the name with
+        listening.bind(str(path))
+        path.chmod(0o600)
+        listening.listen(8)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
 
 
 def _largest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
