@@ -128,9 +128,9 @@ class Feed:
 def _ended(
     close: Callable[[], object] | None, done: Callable[[int], object] | None, sent: int
 ) -> None:
-    if close is not None:
-        from gevent import spawn
-
-        spawn(close)  # it is an application's and may wait, and here is the loop
-    if done is not None:
-        done(sent)
+    try:
+        if close is not None:
+            close()
+    finally:
+        if done is not None:
+            done(sent)
