@@ -10,7 +10,7 @@ run: $(VENV)/.installed
 	$(BIN)/vento-wsgi run examples.demo.app:app --host $(HOST) --port $(PORT)
 
 test: packages lint types
-	$(BIN)/python -X dev -m pytest -n 2 --dist loadfile
+	$(BIN)/python -X dev -m pytest -n 3 --dist loadfile
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
