@@ -137,7 +137,8 @@ class Redis:
                 connection.connect()
                 entries: list[Entry] = []
                 while not self._closed:
-                    if not entries:  # at first, and when nothing has come for some time
+                    # at first, when there is one at last, when nothing has come for some time
+                    if not entries or not stream:
                         stream, after = self._place(connection, stream, after)
                     entries = self._next(connection, after)
                     pause, failed = 0.0, False
@@ -162,7 +163,7 @@ class Redis:
         state = State.of(connection.read_response())
         if not state.stream:
             return state.stream, START
-        if stream is None or stream == state.stream:
+        if not stream or stream == state.stream:
             # its last entries may be forgotten, by a Redis that came back from its disk
             return state.stream, min(after, state.last)
         # another, and if `after` is not in there nothing has been read of it
