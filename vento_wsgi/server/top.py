@@ -77,8 +77,8 @@ def _watch(server: str | None) -> None:
     with _screen() as key:
         while True:
             now = _look(server)
-            size = shutil.get_terminal_size()
-            lines = screen(now, before, size.columns, size.lines - 1)
+            columns, rows = shutil.get_terminal_size()  # 0 of a terminal without a size, on 3.10
+            lines = screen(now, before, columns or 80, (rows or 24) - 1)
             _write(HOME + lines.replace("\n", "\x1b[K\n") + CLEAR)
             before = now
             if key(REFRESH) == "q":
