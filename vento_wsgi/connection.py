@@ -18,9 +18,10 @@ from .clock import Clock, Watch
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-__all__ = ["Connection"]
+__all__ = ["RESET", "Connection"]
 
-_RESET = struct.pack("ii", 1, 0)
+RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER for a close that throws away what the client has not taken."""
 
 
 class Connection:
@@ -91,7 +92,7 @@ class Connection:
 
     def reset(self, error: BaseException) -> None:
         """Throw the writer out of its send, and away what the client has not taken."""
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         self.writer.throw(error)
 
     def close(self) -> None:

@@ -133,18 +133,20 @@ class Fanout:
         self.told = frame.position
 
     def _put(self, sinks: Iterator[Sink], frame: Frame) -> None:
+        while (failed := self._put_until(sinks, frame)) is not None:
+            self.leave(failed)
+            failed.dismiss()  # the others are told all the same
+
+    def _put_until(self, sinks: Iterator[Sink], frame: Frame) -> Sink | None:
+        """Tell them; one that failed, if there is one, before those that are left."""
         sink: Sink | None = None
         try:
             for sink in sinks:
                 sink.put(frame)
         except Exception:
             log.exception("a subscriber failed")
-        else:
-            return
-        if sink is not None:
-            self.leave(sink)
-            sink.dismiss()
-        self._put(sinks, frame)  # the others are told all the same
+            return sink
+        return None
 
     def _dismiss_all(self, position: Position) -> None:
         with self._lock:

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from ..sse import Event
 from .log import Entry, Log, Position
 
-__all__ = ["Backlog", "Frame", "Slow", "gap", "mark"]
+__all__ = ["Backlog", "Frame", "Slow", "chunk", "gap", "mark"]
 
 Slow = Literal["disconnect", "drop_oldest", "latest"]
 """What becomes of a subscriber whose backlog is full.
@@ -21,6 +21,11 @@ latest: of each name it keeps the newest alone; if these are too many it loses t
 """
 
 _NAME = re.compile(rb"^event: ([^\n]*)$", re.MULTILINE)
+
+
+def chunk(data: bytes) -> bytes:
+    """Data as a chunk of HTTP/1.1 (RFC 9112, section 7.1)."""
+    return b"%X\r\n%b\r\n" % (len(data), data)
 
 
 class Frame:
@@ -36,7 +41,7 @@ class Frame:
         self.made = monotonic()
         self.block = block
         self._name: bytes | None = None
-        self.chunk = b"%X\r\n%b\r\n" % (len(block), block)
+        self.chunk = chunk(block)
 
     @classmethod
     def of(cls, entry: Entry, log: Log) -> Frame:

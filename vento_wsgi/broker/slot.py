@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import socket
-import struct
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,10 +21,11 @@ from gevent import get_hub, spawn
 from gevent.monkey import get_original
 
 from ..clock import Watch, clock
+from ..connection import RESET
 from ..policies import CloseReason, Ending, Policies, Snapshot, observers, opened
 from ..sse import OPENING, Event
 from .fanout import Fanout
-from .frame import Backlog, Frame, mark
+from .frame import Backlog, Frame, chunk, mark
 from .log import Position
 from .sweep import Sweep
 
@@ -43,8 +43,6 @@ PIECE = 64 * 1024
 
 WRITABLE = 2
 """The event of gevent's loop."""
-
-_RESET = struct.pack("ii", 1, 0)
 
 
 class Slot:
@@ -230,19 +228,19 @@ class Slot:
     # the socket
 
     def _say(self, block: bytes) -> None:
-        chunk = _chunk(block)
+        data = chunk(block)
         try:
-            written = self._sock.send(chunk)
+            written = self._sock.send(data)
         except OSError as error:
             written = self._failed(error)
-        self._wrote(chunk, written, len(block))
+        self._wrote(data, written, len(block))
         self._moved = monotonic()
 
-    def _wrote(self, chunk: bytes, written: int, size: int) -> None:
+    def _wrote(self, data: bytes, written: int, size: int) -> None:
         self.sent += size
         self.pieces += 1
-        if written < len(chunk) and self.reason is None:
-            self._rest = chunk[written:]
+        if written < len(data) and self.reason is None:
+            self._rest = data[written:]
             self._backlog = self._new_backlog()
             self._wait()
 
@@ -259,7 +257,7 @@ class Slot:
     def _finish(self, reason: CloseReason, block: bytes) -> None:
         """End cleanly, once what is before has been sent."""
         if self._last is None and self.reason is None:
-            self._last = reason, _chunk(block) + LAST_CHUNK if block else LAST_CHUNK
+            self._last = reason, chunk(block) + LAST_CHUNK if block else LAST_CHUNK
             self.sent += len(block)
             if self._fanout is not None:
                 self._fanout.leave(self)
@@ -323,7 +321,7 @@ class Slot:
     def _close(self) -> None:
         if self._sock is not None:
             if self.reason is CloseReason.STALLED:
-                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             elif self._last is not None:
                 # with unread bytes the kernel would reset it, and the end might not arrive
                 with suppress(OSError):
@@ -332,7 +330,3 @@ class Slot:
 
     def _new_backlog(self) -> Backlog:
         return Backlog(self._log, self._limit, self._slow)
-
-
-def _chunk(data: bytes) -> bytes:
-    return b"%X\r\n%b\r\n" % (len(data), data)

@@ -284,5 +284,8 @@ class StreamWorker(GeventWorker):
         response.sock.settimeout(feed.policies.send_timeout or None)
         try:
             feed.park(response.write, response.sock.detach, done if listened else None)
-        finally:
-            raise _Parked  # whatever happened: who ends it is its slot
+        except GreenletExit:
+            pass  # the worker stops, and the slot has ended it
+        except Exception:
+            self.log.exception("Error parking a subscription")
+        raise _Parked
