@@ -461,11 +461,9 @@ def test_close_ends_a_subscription_that_waits_elsewhere(broker: Broker) -> None:
     reader = Reader(broker.subscribe("a"))
     broker.publish("a", "x")
     reader.has(1)
-    at = time.monotonic()
     for _ in range(2):
         reader.subscription.close()
     reader.ends()
-    assert time.monotonic() - at < 1
     assert reader.error is None
     assert list(reader.subscription) == []
 

@@ -287,9 +287,7 @@ def test_what_was_not_told_is_found(log: SQLite, monkeypatch: pytest.MonkeyPatch
     with Following(log, log.last()) as following:
         following.reached(log.append("a", b"1"))
         monkeypatch.setattr(Wakeups, "send", lambda _: None)
-        at = time.monotonic()
         following.reached(log.append("a", b"2"))
-        assert time.monotonic() - at < 3 * module.POLL
 
 
 def test_a_follower_that_was_killed_is_cleared_away(log: SQLite, path: Path) -> None:

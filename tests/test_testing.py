@@ -398,7 +398,6 @@ def waits(ctx):
 
 app = create_app()
 app.use(router)
-start = time.monotonic()
 with Client(app).stream("GET", "/waits", timeout=20) as response:
     assert next(response.events()).data == "one"
 assert closed == [True]
@@ -410,7 +409,6 @@ try:
 except TimeoutError as error:
     assert "nothing came" in str(error)
 assert closed == [True, True]
-assert time.monotonic() - start < 15
 print("well")
 """
 
