@@ -116,9 +116,9 @@ def test_a_server_that_does_not_answer_is_said_in_bounded_time(
     monkeypatch.setattr(module, "ANSWER", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        with closing(Redis(f"redis://127.0.0.1:{port}/0", 10, LONG)) as log:
-            with pytest.raises(BrokerError, match="did not answer"):
-                log.last()
+        log = Redis(f"redis://127.0.0.1:{port}/0", 10, LONG)
+        with closing(log), pytest.raises(BrokerError, match="did not answer"):
+            log.last()
 
 
 def test_a_wrong_password_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
