@@ -651,7 +651,8 @@ def test_a_worker_that_stops_asks_all_back_over_a_window(
     tmp_path: Path, name: str, how: signal.Signals
 ) -> None:
     url = f"sqlite:///{tmp_path}/log.db"
-    with started(STREAM_WORKER, tmp_path, URL=url) as server, ExitStack() as stack:
+    grace = "--graceful-timeout=20"
+    with started(STREAM_WORKER, tmp_path, grace, URL=url) as server, ExitStack() as stack:
         old = server.get("/pid")
         sources = [
             stack.enter_context(subscribed(server, target(f"/events/{name}", closes=name)))
@@ -680,6 +681,21 @@ def test_a_worker_that_stops_asks_all_back_over_a_window(
                     source.response.head()
                     assert numbers_of(source.until("3")) == wanted
         assert "Traceback" not in server.running.log()
+
+
+def test_a_worker_that_has_no_time_asks_all_back_at_once(tmp_path: Path, name: str) -> None:
+    grace = "--graceful-timeout=1"
+    with (
+        started(STREAM_WORKER, tmp_path, grace, VENTO_DRAIN_WINDOW="60") as server,
+        ExitStack() as stack,
+    ):
+        sources = [stack.enter_context(subscribed(server, f"/events/{name}")) for _ in range(60)]
+        for source in sources:
+            source.opened()
+        server.running.process.terminate()
+        retries = [event.retry for source in sources for event in source.rest()]
+        assert len(retries) == 60
+        assert max(retry or 0 for retry in retries) > WINDOW * 1000
 
 
 # When the log fails.

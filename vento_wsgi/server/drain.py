@@ -56,14 +56,13 @@ class Drain:
                 (stream._route, stream.reason, stream.sent, stream._start, monotonic())
             )
 
-    def begin(self, loop: Any) -> None:
-        """Called in the loop when the worker is told to stop."""
-        if self.draining:
-            return
+    def begin(self, loop: Any, longest: float) -> None:
+        """Called in the loop when the worker is told to stop. longest: seconds that it has."""
         self.draining = True
         self._waiting.extend(self.streams)
-        a_step = max(1, math.ceil(len(self._waiting) * STEP / max(self.window, STEP)))
-        timer = loop.timer(0, STEP)
+        window = max(min(self.window, longest), STEP)
+        a_step = max(1, math.ceil(len(self._waiting) * STEP / window))
+        timer = loop.timer(STEP, STEP)
 
         def step() -> None:
             for _ in range(min(a_step, len(self._waiting))):
@@ -73,3 +72,4 @@ class Drain:
                     stream.drain(retry=random.randint(0, round(self.window * 1000)))
 
         timer.start(step)
+        step()

@@ -99,8 +99,10 @@ class StreamWorker(GeventWorker):
             get_hub().loop.run_callback_threadsafe(self._stop)
 
     def _stop(self) -> None:
+        if self._drain.draining:
+            return
         self._until = time.monotonic() + self.cfg.graceful_timeout
-        self._drain.begin(get_hub().loop)
+        self._drain.begin(get_hub().loop, self.cfg.graceful_timeout)
         self._close_idle(time.monotonic() - SETTLED)
 
     def _close_idle(self, before: float) -> None:
@@ -128,6 +130,7 @@ class StreamWorker(GeventWorker):
         status.open()
         try:
             super().run()
+            self._stop()  # gunicorn may be here before the loop
             # parked sockets are in no pool that gunicorn would wait for
             while self._drain.streams and time.monotonic() < self._until:
                 self.notify()
