@@ -81,10 +81,16 @@ def test_the_connection_of_a_generator_is_given_back_when_its_client_leaves(
 
 @under_gevent
 def test_a_subscription_is_parked_and_holds_no_connection(server: Running) -> None:
-    finished = tell(server)["notes"].count("django finished")
+    def finished() -> int:
+        return tell(server)["notes"].count("django finished")  # type: ignore[no-any-return]
+
+    before = finished()
     assert_parked(server, "/django/live/news")
     no_connections(server)
-    eventually(lambda: tell(server)["notes"].count("django finished") >= finished + 5)
+    eventually(lambda: finished() >= before + 6)
+    assert ask(server, "/django/rows")[1].complete
+    eventually(lambda: finished() >= before + 7)
+    assert finished() == before + 7, "each once"
     assert "Traceback" not in server.log()
 
 

@@ -63,10 +63,11 @@ class Feed:
         return self._stream
 
     def close(self) -> None:
+        close, self._close = self._close, None
         if self._stream is not None:
             self._stream.close()
-        elif self._close is not None:
-            self._close()
+        elif close is not None:
+            close()
 
     def closes(self, close: Callable[[], object]) -> None:
         """Have `close` called at the end, in place of what was given."""
@@ -85,8 +86,9 @@ class Feed:
         """
         from .slot import Slot
 
-        silent = self._close is None and done is None
-        ended = None if silent else partial(_ended, self._close, done)
+        close, self._close = self._close, None  # what it closes may close this
+        silent = close is None and done is None
+        ended = None if silent else partial(_ended, close, done)
         slot = Slot(self._subscription, self.policies, self._route, ended, self._drain)
 
         def send(data: bytes) -> None:
