@@ -385,7 +385,7 @@ def test_the_worker_is_gone_long_before_it_would_be_killed(seen: Seen) -> None:
 class Stream:
     """Something to drain, which ends as it is told to."""
 
-    _route, _start, reason, sent = "GET /", 0.0, None, 0
+    route, start, reason, sent = "GET /", 0.0, None, 0
 
     def __init__(self, drain: Any) -> None:
         self.asked: list[int] = []

@@ -34,12 +34,14 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "vento_wsgi.routing",
     ),
     1: (
+        "vento_wsgi.account",
         "vento_wsgi.broker",
         "vento_wsgi.clock",
         "vento_wsgi.coding",
         "vento_wsgi.connection",
         "vento_wsgi.files",
         "vento_wsgi.greenlets",
+        "vento_wsgi.keys",
         "vento_wsgi.policies",
         "vento_wsgi.pump",
         "vento_wsgi.request",
@@ -62,6 +64,7 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "werkzeug": tuple(module for module in HOUSE if FLOOR_OF[module] > 0),
     "gunicorn": ("vento_wsgi.server",),
     "gevent": (
+        "vento_wsgi.account",
         "vento_wsgi.broker",
         "vento_wsgi.clock",
         "vento_wsgi.greenlets",

@@ -34,8 +34,20 @@ def nothing() -> None:
     return
 
 
+P = TypeVar("P", Greenlets, Threads)
+
+
+def flowing(pump: P, *, each: bool) -> P:
+    pump.flow(nothing, each=each)
+    return pump
+
+
 def beside(chunks: Iterator[bytes], *, each: bool = False) -> Greenlets:
-    return Greenlets(chunks, idle=nothing, each=each)
+    return flowing(Greenlets(chunks), each=each)
+
+
+def threaded(chunks: Iterator[bytes], *, each: bool = False) -> Threads:
+    return flowing(Threads(chunks), each=each)
 
 
 of_each = pytest.mark.parametrize("make", [beside, Threads, InPlace])
@@ -321,7 +333,7 @@ def test_threads_keep_order_and_lose_nothing(each: bool, schedule: Schedule) -> 
     pumps: list[Threads] = []
 
     def make(chunks: Iterator[bytes]) -> Pump:
-        pumps.append(Threads(chunks, each=each))
+        pumps.append(threaded(chunks, each=each))
         return pumps[0]
 
     def wake() -> None:
@@ -367,7 +379,7 @@ def test_what_is_ready_together_after_a_send_that_had_to_wait_is_taken_together(
 def test_each_chunk_is_taken_by_itself_where_that_is_wanted() -> None:
     chunks = [b"a", b"b", b"c"]
     assert server(lambda: all_of(beside(iter(chunks), each=True))) == chunks
-    assert all_of(Threads(iter(chunks), each=True)) == chunks
+    assert all_of(threaded(iter(chunks), each=True)) == chunks
 
 
 def test_what_was_made_before_a_pause_is_taken_during_it() -> None:
@@ -499,7 +511,8 @@ def test_the_loop_is_told_that_a_source_waits_only_when_nothing_is_ready() -> No
             gate.wait()
 
     def serve() -> None:
-        pump = Greenlets(items(), idle=lambda: idle.append(b"".join(taken)))
+        pump = Greenlets(items())
+        pump.flow(lambda: idle.append(b"".join(taken)), each=False)
         for piece in pieces(pump):
             taken.append(piece)  # noqa: PERF402 - it is looked at meanwhile
 

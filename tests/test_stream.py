@@ -13,8 +13,9 @@ from werkzeug.middleware.lint import LintMiddleware
 from werkzeug.test import create_environ
 
 from vento_wsgi import CloseReason, Event, Response, StreamAborted, decode
+from vento_wsgi.keys import ROUTE
 from vento_wsgi.sse import OPENING
-from vento_wsgi.stream import ROUTE, Stream
+from vento_wsgi.stream import Stream
 
 TEXT = "text/plain"
 EVENTS = "text/event-stream"

@@ -1,5 +1,6 @@
 """Streams over WSGI: a handler returns a generator, the client gets it as it comes."""
 
+from .account import CloseReason, Ending
 from .app import App, create_app
 from .broker import Broker, Lagged, Subscription
 from .context import Context
@@ -12,7 +13,6 @@ from .exceptions import (
     StreamAborted,
     VentoError,
 )
-from .policies import CloseReason, Ending
 from .request import Request
 from .response import Response
 from .routing import Router, create_router

@@ -28,9 +28,9 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 
 from .context import Context
 from .exceptions import RouteError, StreamAborted
+from .keys import ROUTE
 from .response import Response
 from .routing import Middleware, Route, Router, chain, check_callable
-from .stream import ROUTE
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

@@ -9,12 +9,15 @@ was read to its end, left in the middle or never started.
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from .exceptions import BodyError
+from .exceptions import BodyError, StreamAborted
 
-__all__ = ["READ_SIZE", "Chunks", "check", "encode"]
+__all__ = ["READ_SIZE", "Chunks", "check", "encode", "measured"]
+
+log = logging.getLogger(__name__)
 
 READ_SIZE = 64 * 1024
 """Bytes asked of a file at a time: above it a read costs no less, and a slow client holds more."""
@@ -89,6 +92,22 @@ def _items(body: Any) -> Iterator[Any]:
     if callable(getattr(body, "read", None)) and not isinstance(body, io.TextIOBase):
         return _reads(body)
     return iter(body)
+
+
+def measured(chunks: Iterator[bytes], length: int, name: str) -> Iterator[bytes]:
+    """The chunks of a body of `length` bytes. Raises StreamAborted where it is not as long."""
+    left = length
+    for chunk in chunks:
+        if len(chunk) > left:
+            log.error("%s: the body is longer than its Content-Length; the rest is cut", name)
+            if left:
+                yield chunk[:left]
+            raise StreamAborted(f"{name}: longer than its Content-Length")
+        left -= len(chunk)
+        yield chunk
+    if left:
+        log.error("%s: the body ended %d bytes short of its Content-Length", name, left)
+        raise StreamAborted(f"{name}: shorter than its Content-Length")
 
 
 class Chunks(Iterator[bytes]):

@@ -20,17 +20,17 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 
 from . import sse
 from .broker.subscription import Subscription
+from .keys import DRAIN
 from .policies import Policies
 from .request import Request
 from .response import EVENT_STREAM, Response
-from .stream import DRAIN
 
 if TYPE_CHECKING:
     from typing import TypedDict
 
     from typing_extensions import Unpack
 
-    from .policies import Ending
+    from .account import Ending
 
     class PolicyOptions(TypedDict, total=False):
         heartbeat: tuple[bytes, float] | float | None

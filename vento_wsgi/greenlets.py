@@ -37,8 +37,7 @@ MAX_SOURCES = 64
 class Greenlets:
     """The source runs in a greenlet beside the writer's. See the theory above.
 
-    each: one chunk a take, as the source makes them.
-    idle: called in the loop whenever the source waits and nothing is ready.
+    Until a Stream says how it is to flow, each chunk is one take.
     """
 
     tells_idle: ClassVar[bool] = True
@@ -63,12 +62,10 @@ class Greenlets:
         "_writer",
     )
 
-    def __init__(
-        self, chunks: Iterator[bytes], idle: Callable[[], object], each: bool = False
-    ) -> None:
+    def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks: Any = chunks
-        self._most = 0 if each else MAX_BUFFER
-        self._idle: Any = idle
+        self._most = 0
+        self._idle: Any = _nothing
         self._hub: Any = get_hub()
         self._context = contextvars.copy_context()
         self._source: Any = None  # from the first take() on
@@ -84,8 +81,7 @@ class Greenlets:
         self._error: BaseException | None = None
         self._turn = perf_counter()  # when the loop is known to have had its turn
 
-    def flow(self, idle: Callable[[], object], each: bool) -> None:
-        """Go on as this Stream wants it: for a source that ran before there was one."""
+    def flow(self, idle: Callable[[], object], *, each: bool) -> None:
         self._idle = idle
         self._most = 0 if each else MAX_BUFFER
 
@@ -213,6 +209,10 @@ class Greenlets:
         # a timer, not a callback: callbacks can go on for many rounds before the loop polls
         self._hub.wait(self._hub.loop.timer(0))
         self._turn = perf_counter()
+
+
+def _nothing() -> None:
+    return
 
 
 _sources: list[Any] = []

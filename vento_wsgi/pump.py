@@ -12,9 +12,13 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Protocol
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-__all__ = ["MAX_BUFFER", "InPlace", "Pump", "Threads", "cooperative"]
+if TYPE_CHECKING:
+    from .greenlets import Greenlets
+
+__all__ = ["MAX_BUFFER", "InPlace", "Pump", "Threads", "cooperative", "pump_for"]
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +53,11 @@ class Pump(Protocol):
     def waiting(self) -> int:
         """Bytes that are ready and were not taken."""
 
+    def flow(self, idle: Callable[[], object], *, each: bool) -> None:
+        """Work for a Stream. idle: called in the loop whenever the source waits and nothing is
+        ready, if this pump tells. each: one chunk a take.
+        """
+
     def take(self) -> bytes:
         """All that is ready, joined; b"" when woken. StopIteration at the end of the source."""
 
@@ -57,6 +66,20 @@ class Pump(Protocol):
 
     def stop(self, close: Callable[[], object]) -> None:
         """Interrupt the source where it waits, and call `close` when it has stopped; once."""
+
+
+def pump_for(chunks: Iterator[bytes], *, waits: bool, timed: bool) -> Pump:
+    """The pump for a source. waits: whether it may wait. timed: whether its Stream has a clock."""
+    if waits and cooperative():
+        return _greenlets()(chunks)
+    return Threads(chunks) if waits and timed else InPlace(chunks)
+
+
+@cache
+def _greenlets() -> type[Greenlets]:
+    from .greenlets import Greenlets
+
+    return Greenlets
 
 
 class InPlace:
@@ -71,6 +94,9 @@ class InPlace:
         self.exhausted = False
         self.waiting = 0
 
+    def flow(self, idle: Callable[[], object], *, each: bool) -> None:  # noqa: ARG002
+        return
+
     def wake(self) -> None:
         return
 
@@ -82,14 +108,14 @@ class Threads:
     """The source runs in a thread: what servers without gevent can have.
 
     A thread that waits cannot be interrupted: the source is closed when it makes its next
-    chunk. each: one chunk a take.
+    chunk.
     """
 
     tells_idle: ClassVar[bool] = False
 
-    def __init__(self, chunks: Iterator[bytes], *, each: bool = False) -> None:
+    def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
-        self._each = each
+        self._each = False
         self._changed = threading.Condition()
         self._ready: list[bytes] = []
         self._size = 0
@@ -98,6 +124,9 @@ class Threads:
         self._close: Callable[[], object] | None = None
         self._context = contextvars.copy_context()
         self._thread: threading.Thread | None = None
+
+    def flow(self, idle: Callable[[], object], *, each: bool) -> None:  # noqa: ARG002
+        self._each = each
 
     @property
     def exhausted(self) -> bool:

@@ -23,10 +23,11 @@ from .broker.feed import Feed
 from .broker.subscription import Subscription
 from .coding import CodedStream, Encoder
 from .exceptions import BodyError
+from .keys import DRAIN, PARK
 from .policies import DEFAULT, Policies
 from .pump import cooperative
 from .request import Request
-from .stream import DRAIN, PARK, Stream
+from .stream import Stream
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment

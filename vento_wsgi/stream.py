@@ -34,41 +34,35 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from . import sse
+from .account import Account, CloseReason, Snapshot
+from .body import measured
 from .clock import Clock, clock
 from .exceptions import StreamAborted
-from .policies import DEFAULT, CloseReason, Ending, Policies, Snapshot, observers, opened
-from .pump import InPlace, Pump, Threads, cooperative
+from .keys import DRAIN, route
+from .policies import DEFAULT, Policies
+from .pump import Pump, cooperative, pump_for
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
     from .connection import Connection
-    from .greenlets import Greenlets
 
-__all__ = ["DRAIN", "FAILED", "PARK", "ROUTE", "Stream", "route", "routes"]
+__all__ = ["FAILED", "Stream"]
 
 log = logging.getLogger(__name__)
-
-ROUTE = "vento_wsgi.route"
-"""The environ key of the route, for the log."""
-
-DRAIN = "vento_wsgi.drain"
-"""The environ key of the worker's drain, where the server has one."""
-
-PARK = "vento_wsgi.park"
-"""The environ key that is there where the server can park the socket of a subscription."""
 
 MAX_PIECE = 256 * 1024
 """Bytes given to the server at a time: what a client must take within its send_timeout."""
 
 FAILED = sse.Event("The stream failed.", event="error").encode()
+
 _LEAVES = ("GeneratorExit", "GreenletExit", "KeyboardInterrupt", "SystemExit")
 """What ends a greenlet or the process; by name, since gevent may not be here."""
 
 _BROKEN = (CloseReason.FAILED, CloseReason.STALLED, CloseReason.DEADLINE)
 
 
-class Stream(Iterator[bytes]):
+class Stream(Account, Iterator[bytes]):
     """The chunks of a response for a WSGI server, with one ending.
 
     chunks: bytes, none of them empty. close: frees the source; called once.
@@ -77,16 +71,14 @@ class Stream(Iterator[bytes]):
     waits: whether the source may wait for something; a file does not.
     pump: of chunks, if it runs already.
 
-    `reason` is why it ended. `sent` is how many bytes the server was given, `last` whether the
-    body is whole with the piece given last.
+    `last` is whether the body is whole with the piece given last.
     """
 
     connection: Connection | None = None
     last = False
-    reason: CloseReason | None = None
-    sent = 0
 
     _backlog = 0
+    _beat: tuple[bytes, float] | None = None
     _boundary: sse.Boundary | None = None  # of blocks, where something may be said between them
     _clock: Clock | None = None
     _due: bytes | None = None
@@ -94,7 +86,6 @@ class Stream(Iterator[bytes]):
     _freed = _told = False
     _opened = False
     _opening = b""
-    _pieces = 0
     _probing = False
     _rest: bytes | memoryview = b""
     _sending = False
@@ -110,40 +101,27 @@ class Stream(Iterator[bytes]):
         length: int | None = None,
         waits: bool = True,
         policies: Policies = DEFAULT,
-        pump: Greenlets | None = None,
+        pump: Pump | None = None,
     ) -> None:
-        # in a body of a known length there is no room for it
-        self._beat = policies.beat(event_stream=event_stream) if length is None else None
+        super().__init__(route(environ), environ.get(DRAIN), policies.on_end)
+        together, timed = cooperative(), bool(policies.heartbeat or policies.deadline)
         self._close = close
         self._event_stream = event_stream
-        self._left = length
         self._policies = policies
-        self._route = route(environ)
-        if event_stream and length is None:
-            self._opening, self._boundary = sse.OPENING, sse.Boundary()
-        self._start = self._moved = time.monotonic()
-        self._pump: Pump
-        together = cooperative()
-        if together:
-            connection, greenlets = _parts_for_gevent()
-            self.connection = connection.of(environ)
-        if pump is not None:
-            pump.flow(self._idle, policies.flush == "each")
-            self._pump = pump
-        elif waits and together:
-            self._pump = greenlets(chunks, self._idle, policies.flush == "each")
-        elif waits and (policies.heartbeat or policies.deadline):
-            self._pump = Threads(chunks, each=policies.flush == "each")
+        if length is not None:  # there is no room in it for what is said in between
+            chunks = measured(chunks, length, self.route)
         else:
-            self._pump = InPlace(chunks)
-        if together or policies.heartbeat or policies.deadline:
+            self._beat = policies.beat(event_stream=event_stream)
+            if event_stream:
+                self._opening, self._boundary = sse.OPENING, sse.Boundary()
+        if together:
+            self.connection = _connections().of(environ)
+        self._pump = pump or pump_for(chunks, waits=waits, timed=timed)
+        self._pump.flow(self._idle, each=policies.flush == "each")
+        if together or timed:
             self._clock = clock(cooperative=together)
             self._clock.add(self)
-        self._drain = environ.get(DRAIN)
-        if self._drain is not None:
-            self._drain.add(self)
-        if observers:
-            opened(self._route)
+        self._enter()
 
     def begin(
         self,
@@ -172,10 +150,9 @@ class Stream(Iterator[bytes]):
         if self.last and self.reason is None:
             self._stop(CloseReason.EXHAUSTED)
         if self.reason is not None:
-            self._tell()
+            self._settle()
             raise self._end()
-        piece = self._take()
-        return self._give(piece if self._left is None else self._measured(piece, self._left))
+        return self._give(self._take())
 
     def _give(self, piece: bytes) -> bytes:
         if len(piece) > MAX_PIECE:
@@ -184,10 +161,10 @@ class Stream(Iterator[bytes]):
             piece, self._rest = bytes(self._rest[:MAX_PIECE]), self._rest[MAX_PIECE:]
         if piece:
             self.sent += len(piece)
-            self._pieces += 1
+            self.pieces += 1
             if self._boundary is not None:
                 self._boundary.pass_over(piece)
-        if not self._rest and not self._left:
+        if not self._rest:
             if self.reason is None and self._pump.exhausted:
                 self.last = True
                 self._free()
@@ -218,19 +195,20 @@ class Stream(Iterator[bytes]):
             try:
                 piece = self._pump.take()
             except StopIteration:
-                return self._exhausted()
+                self._stop(CloseReason.EXHAUSTED)
+                return self._over()
             except StreamAborted:
                 self._stop(CloseReason.FAILED)
-                self._tell()
+                self._settle()
                 raise
             except BaseException as error:
                 if type(error).__name__ in _LEAVES:
                     self._stop(CloseReason.DISCONNECTED)
-                    self._tell()
+                    self._settle()
                     raise
                 return self._failed(error)
             if piece and self._first is None:
-                self._first = time.monotonic() - self._start
+                self._first = time.monotonic() - self.start
             if not self._opened:
                 self._opened = True
                 return self._opening + piece
@@ -243,67 +221,47 @@ class Stream(Iterator[bytes]):
             self.reason is CloseReason.DEADLINE and self._event_stream
         ):
             return StopIteration()
-        return StreamAborted(f"{self._route}: {self.reason}")
+        return StreamAborted(f"{self.route}: {self.reason}")
 
     def _between_blocks(self) -> bool:
         """Whether something may be said in an event stream: not within a block of raw text."""
         return self._boundary is not None and self._boundary.reached
 
-    def _exhausted(self) -> bytes:
-        if self._left:
-            log.error(
-                "%s: the body ended %d bytes short of its Content-Length", self._route, self._left
-            )
-        self._stop(CloseReason.FAILED if self._left else CloseReason.EXHAUSTED)
-        return self._over()
-
     def _over(self) -> bytes:
         """The piece after all others, in a coding that has one."""
-        self._tell()
+        self._settle()
         raise self._end()
 
     def _failed(self, error: BaseException) -> bytes:
-        log.error("%s failed in mid-stream", self._route, exc_info=error)
+        log.error("%s failed in mid-stream", self.route, exc_info=error)
         self._stop(CloseReason.FAILED)
         if self._between_blocks():
             return FAILED
-        self._tell()
+        self._settle()
         raise self._end() from None
-
-    def _measured(self, piece: bytes, left: int) -> bytes:
-        if len(piece) <= left:
-            self._left = left - len(piece)
-            return piece
-        log.error("%s: the body is longer than its Content-Length; the rest is cut", self._route)
-        self._stop(CloseReason.FAILED)
-        if left == 0:
-            self._tell()
-            raise self._end()
-        return piece[:left]
 
     def _conclude(self, reason: CloseReason) -> bytes:
         self._stop(reason)
         if reason is CloseReason.DRAINING and self._due is not None and self._between_blocks():
             return self._due
         if reason is CloseReason.DISCONNECTED:
-            self._tell()
-            raise StreamAborted(f"{self._route}: the client left")
+            self._settle()
+            raise StreamAborted(f"{self.route}: the client left")
         return self._over()
 
     @property
     def snapshot(self) -> Snapshot:
-        """How it is just now."""
         if self.reason is not None or self._verdict is not None:
             state = "ending"
-        elif self._pieces:
+        elif self.pieces:
             state = "sending" if self._sending else "waiting"
         else:
             state = "starting"
         sock, forwarded = None, ""
         if self.connection is not None:
             sock, forwarded = self.connection.sock, self.connection.forwarded
-        sizes = self.sent, self._pieces, len(self._rest), 0
-        return Snapshot(self._route, self._start, self._moved, *sizes, state, sock, forwarded)
+        sizes = self.sent, self.pieces, len(self._rest), 0
+        return Snapshot(self.route, self.start, self._moved, *sizes, state, sock, forwarded)
 
     # from the side: the loop, or the clock's thread
 
@@ -333,7 +291,7 @@ class Stream(Iterator[bytes]):
     def tick(self, now: float) -> None:
         """Called by the clock: is anything due?"""
         policies, still = self._policies, now - self._moved
-        if policies.deadline and now - self._start >= policies.deadline:
+        if policies.deadline and now - self.start >= policies.deadline:
             self._decide(CloseReason.DEADLINE)
         if self._sending:
             if policies.send_timeout and still >= policies.send_timeout:
@@ -346,10 +304,9 @@ class Stream(Iterator[bytes]):
     def _stall(self) -> None:
         if self.connection is not None and self._verdict is not CloseReason.STALLED:
             self._verdict = CloseReason.STALLED
-            self.connection.reset(StreamAborted(f"{self._route}: the client stopped reading"))
+            self.connection.reset(StreamAborted(f"{self.route}: the client stopped reading"))
 
     def drain(self, retry: int) -> None:
-        """Called by a worker that stops: end an event stream, asking it back in `retry` ms."""
         if self._event_stream and self.reason is None:
             self._due = sse.Event(retry=retry).encode()
             self._decide(CloseReason.DRAINING)
@@ -362,7 +319,7 @@ class Stream(Iterator[bytes]):
             self._stop(self._verdict or CloseReason.DISCONNECTED)
         elif self._verdict is CloseReason.STALLED:
             self.reason = CloseReason.STALLED
-        self._tell()
+        self._settle()
 
     def _stop(self, reason: CloseReason) -> None:
         self.reason = reason
@@ -375,9 +332,9 @@ class Stream(Iterator[bytes]):
             try:
                 self._pump.stop(self._close)
             except Exception:
-                log.exception("%s: closing its source failed", self._route)
+                log.exception("%s: closing its source failed", self.route)
 
-    def _tell(self) -> None:
+    def _settle(self) -> None:
         """Say how it ended: when the server has come back for more, or has given up."""
         if self._told or self.reason is None:
             return
@@ -386,32 +343,11 @@ class Stream(Iterator[bytes]):
             self._clock.members.discard(self)
         if self.connection is not None:
             self.connection.close()
-        if self._drain is not None:
-            self._drain.discard(self)
-        if self._policies.told:
-            duration = time.monotonic() - self._start
-            ending = Ending(
-                self.reason, self.sent, self._pieces, duration, self._first, self._backlog
-            )
-            self._policies.tell(self._route, ending)
+        self._tell(self.reason, self._first, self._backlog)
 
 
 @cache
-def _parts_for_gevent() -> tuple[type[Connection], type[Greenlets]]:
+def _connections() -> type[Connection]:
     from .connection import Connection
-    from .greenlets import Greenlets
 
-    return Connection, Greenlets
-
-
-routes: set[str] = set()
-"""The routes of all streams so far, without the paths of those that have none."""
-
-
-def route(environ: WSGIEnvironment) -> str:
-    """What a stream is called in the log: its route, else its path."""
-    known: str | None = environ.get(ROUTE)
-    if known is None:
-        return f"{environ['REQUEST_METHOD']} {environ.get('PATH_INFO', '')}"
-    routes.add(known)
-    return known
+    return Connection

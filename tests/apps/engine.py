@@ -25,9 +25,9 @@ from typing import Any
 from apps import matrix
 
 from vento_wsgi import Context, Response, create_app, create_router
+from vento_wsgi.account import Ending
 from vento_wsgi.clock import Watch, clock
 from vento_wsgi.greenlets import Greenlets
-from vento_wsgi.policies import Ending
 from vento_wsgi.pump import cooperative
 from vento_wsgi.stream import Stream
 

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..policies import CloseReason, Policies
+from ..account import CloseReason
+from ..keys import DRAIN, route
+from ..policies import Policies
 from ..sse import OPENING
-from ..stream import DRAIN, FAILED, Stream, route
+from ..stream import FAILED, Stream
 from .frame import mark
 
 if TYPE_CHECKING:

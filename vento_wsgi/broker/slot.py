@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 from gevent import get_hub, spawn
 from gevent.monkey import get_original
 
+from ..account import Account, CloseReason, Snapshot
 from ..clock import Watch, clock
 from ..connection import RESET
-from ..policies import CloseReason, Ending, Policies, Snapshot, observers, opened
+from ..policies import Policies
 from ..sse import OPENING, Event
 from .fanout import Fanout
 from .frame import Backlog, Frame, chunk, mark
@@ -45,35 +46,15 @@ WRITABLE = 2
 """The event of gevent's loop."""
 
 
-class Slot:
+class Slot(Account):
     """A socket that is told of events, framed as chunks of HTTP/1.1 (RFC 9112, section 7.1).
 
     policies, route: as those of a Stream. ended: called at the end, with the bytes that were sent.
-    sent, pieces: what the client was sent, without the framing.
     """
 
     __slots__ = (
-        "_backlog",
-        "_drain",
-        "_ended",
-        "_fanout",
-        "_from",
-        "_last",
-        "_limit",
-        "_log",
-        "_moved",
-        "_policies",
-        "_rest",
-        "_route",
-        "_slow",
-        "_sock",
-        "_start",
-        "_watch",
-        "_writable",
-        "pieces",
-        "reason",
-        "sent",
-        "topics",
+        *("_backlog", "_ended", "_fanout", "_from", "_last", "_limit", "_log"),
+        *("_policies", "_rest", "_slow", "_sock", "_watch", "_writable", "topics"),
     )
 
     def __init__(
@@ -84,17 +65,13 @@ class Slot:
         ended: Callable[[int], object] | None,
         drain: Any,
     ) -> None:
+        super().__init__(sys.intern(route), drain, policies.on_end)
         self.topics = subscription.topics
-        self.reason: CloseReason | None = None
-        self.sent = self.pieces = 0
         self._limit, self._slow = subscription.backlog, subscription.slow
         self._log = subscription.log
         self._fanout: Fanout | None = None
         self._policies = policies
-        self._route = sys.intern(route)
         self._ended = ended
-        self._drain = drain
-        self._start = self._moved = monotonic()
         self._sock: Any = None
         self._from: Position = subscription.position
         self._backlog: Backlog | None = self._new_backlog()
@@ -102,10 +79,7 @@ class Slot:
         self._last: tuple[CloseReason, bytes] | None = None  # to be sent after all else
         self._watch: Watch | None = None
         self._writable: Any = None
-        if drain is not None:
-            drain.add(self)
-        if observers:
-            opened(self._route)
+        self._enter()
 
     def join(self, fanout: Fanout) -> Position:
         """Be told what is published; returns the position after which it will be."""
@@ -154,7 +128,6 @@ class Slot:
         self._finish(CloseReason.EXHAUSTED, b"")
 
     def drain(self, retry: int) -> None:
-        """Called by a worker that stops: end, asking the client back in `retry` ms."""
         self._finish(CloseReason.DRAINING, Event(retry=retry).encode())
 
     def end(self, reason: CloseReason) -> None:
@@ -172,38 +145,33 @@ class Slot:
         unsent = len(self._rest) + (self._backlog.size if self._backlog else 0)
         self._backlog, self._rest = self._new_backlog(), b""
         self._close()
-        duration = monotonic() - self._start
-        ending = Ending(reason, self.sent, self.pieces, duration, backlog=unsent)
-        if self._ended is None and self._policies.on_end is None:
-            self._tell(ending)
+        if self._ended is None and self._on_end is None:
+            self._tell(reason, None, unsent)
         else:  # which may wait, and neither the loop nor the fan-out can
-            spawn(self._tell, ending)
+            spawn(self._close_response, reason, unsent)
 
-    def _tell(self, ending: Ending) -> None:
+    def _close_response(self, reason: CloseReason, unsent: int) -> None:
         ended, self._ended = self._ended, None
         try:
             if ended is not None:
-                ended(ending.bytes)
+                ended(self.sent)
         except Exception:
-            log.exception("%s: closing its response failed", self._route)
+            log.exception("%s: closing its response failed", self.route)
         finally:
-            self._policies.tell(self._route, ending)
-            if self._drain is not None:
-                self._drain.discard(self)
+            self._tell(reason, None, unsent)
 
     @property
     def snapshot(self) -> Snapshot:
-        """How it is just now."""
         behind = self._backlog is not None
         state = "ending" if self._last is not None else "behind" if behind else "parked"
         sizes = self.sent, self.pieces, len(self._rest), len(self._backlog or ())
-        return Snapshot(self._route, self._start, self._moved, *sizes, state, self._sock, "")
+        return Snapshot(self.route, self.start, self._moved, *sizes, state, self._sock, "")
 
     # what the clock and the kernel say
 
     def tick(self, now: float) -> None:
         policies, still = self._policies, now - self._moved
-        if policies.deadline and now - self._start >= policies.deadline:
+        if policies.deadline and now - self.start >= policies.deadline:
             self._finish(CloseReason.DEADLINE, b"")
             still = now - self._moved
         if self._backlog is not None:

@@ -30,10 +30,10 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from prometheus_client.exposition import choose_encoder, make_wsgi_app
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from ..account import Ending, observers
 from ..context import Context
-from ..policies import Ending, observers
+from ..keys import routes
 from ..response import Response
-from ..stream import routes
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication

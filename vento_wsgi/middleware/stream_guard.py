@@ -27,10 +27,11 @@ from typing import TYPE_CHECKING, Any
 
 from .. import body as bodies
 from ..broker.feed import Feed
+from ..keys import route
 from ..policies import DEFAULT, Policies
 from ..pump import cooperative
 from ..response import EVENT_STREAM
-from ..stream import Stream, route
+from ..stream import Stream
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -70,7 +71,7 @@ class StreamGuard:
         from ..greenlets import Greenlets
 
         run = call.run()
-        pump = Greenlets(run, lambda: None, each=True)
+        pump = Greenlets(run)
         try:
             pump.take()
         except BaseException:

@@ -14,8 +14,7 @@ from collections import deque
 from time import monotonic
 from typing import Any
 
-from ..policies import CloseReason
-from ..stream import Stream
+from ..account import Account, CloseReason
 
 __all__ = ["Drain"]
 
@@ -38,23 +37,21 @@ class Drain:
     def __init__(self, window: float) -> None:
         self.window = window
         self.draining = False
-        self.streams: set[Stream] = set()
+        self.streams: set[Account] = set()
         self.ended: deque[Ended] = deque(maxlen=KEPT)
-        self._waiting: deque[Stream] = deque()
+        self._waiting: deque[Account] = deque()
 
-    def add(self, stream: Stream) -> None:
+    def add(self, stream: Account) -> None:
         """Called by a stream when it starts."""
         self.streams.add(stream)
         if self.draining:
             self._waiting.append(stream)
 
-    def discard(self, stream: Stream) -> None:
+    def discard(self, stream: Account) -> None:
         """Called by a stream when it has ended."""
         if stream in self.streams:
             self.streams.remove(stream)
-            self.ended.append(
-                (stream._route, stream.reason, stream.sent, stream._start, monotonic())
-            )
+            self.ended.append((stream.route, stream.reason, stream.sent, stream.start, monotonic()))
 
     def begin(self, loop: Any, longest: float) -> None:
         """Called in the loop when the worker is told to stop. longest: seconds that it has."""

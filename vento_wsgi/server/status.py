@@ -22,7 +22,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ..policies import Snapshot
+from ..account import Snapshot
 
 if TYPE_CHECKING:
     from .drain import Drain

@@ -32,7 +32,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from ..broker.feed import Feed
 from ..clock import clock
-from ..stream import DRAIN, PARK
+from ..keys import DRAIN, PARK
 from .boot import prepare
 from .drain import STEP, Drain
 from .reading import Parser, Reader, Settings

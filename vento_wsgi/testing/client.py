@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from werkzeug.datastructures import Headers
 from werkzeug.test import Client as WerkzeugClient
 
-from ..policies import Ending
+from ..account import Ending
 from ..sse import Event, decode
 from .exchange import Exchange
 

@@ -24,10 +24,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from wsgiref.util import is_hop_by_hop
 
+from ..account import Ending
 from ..exceptions import StreamAborted
-from ..policies import Ending
+from ..keys import DRAIN
 from ..pump import cooperative
-from ..stream import DRAIN, Stream
+from ..stream import Stream
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
