@@ -5,6 +5,7 @@ One suite for every kind of log; the logs themselves have theirs in test_logs.py
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -487,6 +488,20 @@ def test_a_subscriber_that_left_is_told_nothing(broker: Broker) -> None:
         subscription.close()
         assert fanout._all() == ()
     assert (fanout._names, fanout._prefixes) == ({}, {})
+
+
+@pytest.mark.parametrize("slow", ["disconnect", "latest"])
+def test_a_subscriber_that_was_abandoned_is_forgotten(broker: Broker, slow: Slow) -> None:
+    fanout = broker._opened().told()
+    subscription = joined(broker, broker.subscribe("a", slow=slow))
+    broker.publish("a", "x")
+    for event in subscription:
+        assert event.data == "x"
+        break
+    del subscription
+    gc.collect()
+    told_all(broker, broker.publish("a", "y"))
+    assert fanout._all() == ()
 
 
 def test_closing_the_broker_tells_those_who_wait(opened: Opener) -> None:

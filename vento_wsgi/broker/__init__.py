@@ -6,7 +6,8 @@ for event in broker.subscribe("sports", "world/*"): …
 """
 
 from .broker import Broker
+from .inbox import Lagged
 from .log import Log
-from .subscription import Lagged, Subscription
+from .subscription import Subscription
 
 __all__ = ["Broker", "Lagged", "Log", "Subscription"]

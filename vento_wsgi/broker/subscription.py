@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from .. import sse
 from ..exceptions import BrokerError
-from .frame import Backlog, Frame, Slow, gap, mark
+from .frame import Frame, Slow, gap, mark
+from .inbox import Inbox
 from .log import Log, Position, Topics
 
 if TYPE_CHECKING:
     from .fanout import Fanout
 
-__all__ = ["Lagged", "Subscription"]
+__all__ = ["Subscription"]
 
 PAGE = 200
 """Entries read of the log at a time: a fraction of a millisecond for other greenlets to wait."""
 
 MARK = 14.0
 """Seconds of silence after which a subscriber is told where it stands: before any heartbeat."""
-
-
-class Lagged(BrokerError):
-    """A subscriber took its events so slowly that its backlog is full.
-
-    It can go on without loss: ``subscribe(*topics, after=subscription.last_id)``.
-    """
 
 
 class Subscription(Iterator[sse.Event]):
@@ -55,7 +47,7 @@ class Subscription(Iterator[sse.Event]):
         self.log = source
         self.slow: Slow = slow
         self.backlog = backlog
-        self._waiting = Backlog(source, backlog, slow)
+        self._inbox = Inbox(source, topics, backlog, slow)
         self._gap = False
         self.position: Position = None if after is None else source.position(after)
         if after is None:
@@ -65,9 +57,6 @@ class Subscription(Iterator[sse.Event]):
             self.position = source.first()
         self._open = fanout
         self._fanout: Fanout | None = None
-        self._changed = threading.Condition()
-        self._closed = False
-        self._over: BrokerError | None = None
         self._iterator: Iterator[Frame] | None = None
 
     @property
@@ -82,11 +71,7 @@ class Subscription(Iterator[sse.Event]):
 
     def close(self) -> None:
         """End the subscription; further calls do nothing."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        if self._fanout is not None:
-            self._fanout.leave(self)
+        self._inbox.close()
 
     # for a browser
 
@@ -97,7 +82,7 @@ class Subscription(Iterator[sse.Event]):
             for frame in self._frames(MARK):
                 yield frame.block
         except BrokerError as error:
-            if error is not self._over:
+            if error is not self._inbox.over:
                 raise
         finally:
             self.close()
@@ -141,60 +126,17 @@ class Subscription(Iterator[sse.Event]):
     def _frames(self, patience: float | None = None) -> Iterator[Frame]:
         """patience: seconds of waiting until a mark is given."""
         try:
-            for frame in self.catch_up(lambda fanout: fanout.join(self)):
-                if self._closed:
+            for frame in self.catch_up(self._inbox.join):
+                if self._inbox.closed:
                     return
                 yield frame
-            with self._changed:
-                self._waiting.skip(self.position)
-            while (next_one := self._wait(patience)) is not None:
-                self.position = next_one.position
-                yield next_one
-        finally:
-            if self._fanout is not None:
-                self._fanout.leave(self)
-
-    def _wait(self, patience: float | None) -> Frame | None:
-        with self._changed:
-            until = None if patience is None else time.monotonic() + patience
-            while not self._closed:
-                if self._waiting:
-                    return self._waiting.take()
-                if self._over is not None:
-                    raise self._over
-                left = None if until is None else until - time.monotonic()
-                if left is not None and left <= 0:
-                    return mark(self.log, max(self.fanout().told, self.position))
-                self._changed.wait(left)
-            return None
-
-    # the fan-out's side
-
-    def put(self, frame: Frame) -> None:
-        with self._changed:
-            if self._over is not None or frame.position <= self.position:
-                return
-            if not self._waiting.add(frame):
-                self._waiting.clear()
-                self._end(
-                    Lagged(
-                        "the subscriber is too slow: its backlog is full; subscribe again after "
-                        "its last_id, or give it a larger backlog"
-                    )
-                )
-            self._changed.notify()
-
-    def dismiss(self) -> None:
-        with self._changed:
-            if self._over is None:
-                self._end(
-                    BrokerError(
-                        "the broker has been closed, or its log is another one now; "
-                        "subscribe again after the subscription's last_id"
-                    )
-                )
-            self._changed.notify()
-
-    def _end(self, error: BrokerError) -> None:
-        self._over = error
-        self.fanout().leave(self)
+            self._inbox.skip(self.position)
+            while (taken := self._inbox.take(patience)) is not None:
+                self.position = taken.position
+                yield taken
+        except GeneratorExit:  # maybe where garbage is collected, and a lock is held already
+            self._inbox.closed = True
+            raise
+        except BaseException:
+            self.close()
+            raise
