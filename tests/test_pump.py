@@ -38,7 +38,7 @@ P = TypeVar("P", Greenlets, Threads)
 
 
 def flowing(pump: P, *, each: bool) -> P:
-    pump.flow(nothing, each=each)
+    pump.flow(lambda: True, each=each)
     return pump
 
 
@@ -512,7 +512,12 @@ def test_the_loop_is_told_that_a_source_waits_only_when_nothing_is_ready() -> No
 
     def serve() -> None:
         pump = Greenlets(items())
-        pump.flow(lambda: idle.append(b"".join(taken)), each=False)
+
+        def told() -> bool:
+            idle.append(b"".join(taken))
+            return True
+
+        pump.flow(told, each=False)
         for piece in pieces(pump):
             taken.append(piece)  # noqa: PERF402 - it is looked at meanwhile
 

@@ -1,13 +1,13 @@
 """Greenlets: the pump of gevent's servers.
 
 It makes a chatty source cheap and a silent one watchable. The source
-runs in a greenlet of its own and fills a buffer. There are two ways to hand over:
+runs in a greenlet of its own and fills a buffer. The writer asks, and switches straight to the
+source. There are two ways to hand over what comes then:
 
-- The writer asks and the source is held: the writer leaves a callback with the loop and
-  switches straight to the source. The callback runs when the source blocks, and only then:
-  whatever was made until that moment leaves together.
-- The source comes out of a wait of its own: the first chunk goes straight to the writer,
-  before any other greenlet has its turn; what follows leaves as above.
+- The loop has had its turn since: the source comes out of a wait of its own. The chunk goes
+  straight to the writer, before any other greenlet has its turn.
+- It has not: the chunk was ready, and more may be. A callback is left with the loop, which runs
+  when the source blocks, and only then: whatever was made until that moment leaves together.
 
 A source that does not block is cut by size and by time, and the loop gets its turn. A source
 whose buffer is full is held until the writer comes back: it can never be further ahead.
@@ -43,21 +43,22 @@ class Greenlets:
     tells_idle: ClassVar[bool] = True
 
     __slots__ = (
-        "_blocked",
         "_chunks",
         "_close",
         "_context",
         "_error",
+        "_gathers",
         "_held",
         "_hub",
         "_idle",
         "_most",
         "_over",
-        "_parked",
         "_ready",
+        "_since",
         "_size",
         "_source",
         "_stopped",
+        "_tells",
         "_turn",
         "_writer",
     )
@@ -73,15 +74,16 @@ class Greenlets:
         self._writer: greenlet | None = None
         self._ready: list[bytes] = []
         self._size = 0
-        self._blocked: Any = None  # the callback of _source_waits
+        self._gathers = False  # _source_waits is with the loop
         self._held = True  # the source goes on when the writer switches to it
-        self._parked = False  # the writer waits in the loop
+        self._since = 0  # the loop's iteration in which the writer began to wait
+        self._tells = True  # who is idle, whenever there is nothing ready
         self._stopped = False
         self._close: Callable[[], object] | None = None  # for the source, when it is stopped
         self._error: BaseException | None = None
         self._turn = perf_counter()  # when the loop is known to have had its turn
 
-    def flow(self, idle: Callable[[], object], *, each: bool) -> None:
+    def flow(self, idle: Callable[[], bool], *, each: bool) -> None:
         self._idle = idle
         self._most = 0 if each else MAX_BUFFER
 
@@ -115,21 +117,20 @@ class Greenlets:
         try:
             if self._held:
                 self._held = False
-                # one at a time: what is stopped before it ran stays in the loop's queue as well
-                if self._blocked is None or not self._blocked.pending:
-                    self._blocked = self._hub.loop.run_callback(self._source_waits)
+                self._since = _iteration(self._hub.loop)
+                if self._tells:
+                    self._gather()
                 if self._source is None:
                     self._source = _sources.pop() if _sources else _source(self._hub)
                     self._source.gr_context = self._context
                     self._source.pump = self
                 self._source.switch()
             else:
-                self._parked = True
-                self._idle()
+                self._since = -1
+                self._tells = self._tells and self._idle()
                 self._hub.switch()
         finally:
             self._writer = None
-            self._parked = False
 
     def stop(self, close: Callable[[], object]) -> None:
         self._stopped = True
@@ -157,13 +158,13 @@ class Greenlets:
 
     def _source_waits(self) -> None:
         self._turn = perf_counter()
+        self._gathers = False
         if self._writer is None:
             return  # it is in the server's send
-        self._parked = True
         if self._ready:
             self._writer.switch()
         else:
-            self._idle()
+            self._tells = self._tells and self._idle()
 
     def wake(self) -> None:
         if self._writer is not None:
@@ -191,10 +192,13 @@ class Greenlets:
                 break
             append(chunk)
             self._size += len(chunk)
-            if self._parked:
-                self._turn = perf_counter()
-                self._hold()
-            elif self._size >= self._most:
+            if not self._gathers and self._writer is not None:
+                if _iteration(self._hub.loop) != self._since:
+                    self._turn = perf_counter()
+                    self._hold()
+                    continue
+                self._gather()
+            if self._size >= self._most:
                 self._hold()
             elif perf_counter() - self._turn > MAX_SLICE:
                 self._hold() if self._writer is not None else self._give_turn()
@@ -205,14 +209,24 @@ class Greenlets:
 
     # in either
 
+    def _gather(self) -> None:
+        if not self._gathers:  # one that came too late for its pump may be there still
+            self._gathers = True
+            self._hub.loop.run_callback(self._source_waits)
+
     def _give_turn(self) -> None:
         # a timer, not a callback: callbacks can go on for many rounds before the loop polls
         self._hub.wait(self._hub.loop.timer(0))
         self._turn = perf_counter()
 
 
-def _nothing() -> None:
-    return
+def _nothing() -> bool:
+    return False
+
+
+def _iteration(loop: Any) -> int:
+    """How many turns the loop has had; 0 where it does not say: then all chunks gather."""
+    return getattr(loop, "iteration", 0)
 
 
 _sources: list[Any] = []

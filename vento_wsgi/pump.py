@@ -53,9 +53,9 @@ class Pump(Protocol):
     def waiting(self) -> int:
         """Bytes that are ready and were not taken."""
 
-    def flow(self, idle: Callable[[], object], *, each: bool) -> None:
-        """Work for a Stream. idle: called in the loop whenever the source waits and nothing is
-        ready, if this pump tells. each: one chunk a take.
+    def flow(self, idle: Callable[[], bool], *, each: bool) -> None:
+        """Work for a Stream. idle: called in the loop when the source waits and nothing is ready,
+        if this pump tells, and again as long as it returns True. each: one chunk a take.
         """
 
     def take(self) -> bytes:
@@ -94,7 +94,7 @@ class InPlace:
         self.exhausted = False
         self.waiting = 0
 
-    def flow(self, idle: Callable[[], object], *, each: bool) -> None:  # noqa: ARG002
+    def flow(self, idle: Callable[[], bool], *, each: bool) -> None:  # noqa: ARG002
         return
 
     def wake(self) -> None:
@@ -125,7 +125,7 @@ class Threads:
         self._context = contextvars.copy_context()
         self._thread: threading.Thread | None = None
 
-    def flow(self, idle: Callable[[], object], *, each: bool) -> None:  # noqa: ARG002
+    def flow(self, idle: Callable[[], bool], *, each: bool) -> None:  # noqa: ARG002
         self._each = each
 
     @property
