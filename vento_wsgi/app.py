@@ -172,7 +172,9 @@ class App:
         ctx = Context(environ, self.max_content_length)
         try:
             response = handle(ctx)
-        except Exception as error:
+        except BaseException as error:
+            if not _is_failure(error):
+                raise
             response = self._answer(ctx, error)
         if "request" in vars(ctx):
             response.call_on_close(ctx.request.close)
@@ -189,10 +191,14 @@ class App:
                 return start_response(status, headers, failure)
 
             answer = self._answer(ctx, error)
-            _finish(ctx, answer)
+            try:
+                _finish(ctx, answer)
+            except Exception:
+                log.exception("%s: on_response failed", _route(ctx))
+                answer = self._answer(ctx, error)
             return answer(environ, restart)
 
-    def _answer(self, ctx: Context, error: Exception) -> WerkzeugResponse:
+    def _answer(self, ctx: Context, error: BaseException) -> WerkzeugResponse:
         if isinstance(error, HTTPException) and error.response is not None:
             return error.get_response(ctx.environ)
         if isinstance(error, HTTPException) and error.code is not None:
@@ -218,6 +224,11 @@ class App:
 def create_app(*, debug: bool = False, max_content_length: int | None = MAX_CONTENT_LENGTH) -> App:
     """A new App."""
     return App(debug=debug, max_content_length=max_content_length)
+
+
+def _is_failure(error: BaseException) -> bool:
+    """Whether it is to be answered: a gevent.Timeout as well, which is no Exception."""
+    return isinstance(error, Exception) or type(error).__module__ == "gevent.timeout"
 
 
 def _finish(ctx: Context, response: WerkzeugResponse) -> None:
@@ -257,7 +268,7 @@ def _prefers_html(ctx: Context) -> bool:
     return best == "text/html"
 
 
-def _page(problem: HTTPException, error: Exception) -> str:
+def _page(problem: HTTPException, error: BaseException) -> str:
     title = html.escape(f"{problem.code} {problem.name}")
     report = problem.description or ""
     if problem is not error:

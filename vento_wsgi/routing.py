@@ -61,9 +61,23 @@ def chain(
 def _through(
     layer: Middleware, inner: Callable[[Context], WerkzeugResponse], ctx: Context
 ) -> WerkzeugResponse:
-    response = layer(ctx, partial(inner, ctx))
-    if not isinstance(response, WerkzeugResponse):
-        raise TypeError(f"{_name(layer)} returned {response!r}: return next(), or a Response")
+    made: list[WerkzeugResponse] = []
+
+    def go_on() -> WerkzeugResponse:
+        made.append(inner(ctx))
+        return made[-1]
+
+    try:
+        response = layer(ctx, go_on)
+        if not isinstance(response, WerkzeugResponse):
+            raise TypeError(f"{_name(layer)} returned {response!r}: return next(), or a Response")
+    except BaseException:
+        for dropped in made:
+            dropped.close()
+        raise
+    for replaced in made:
+        if replaced is not response:  # its body may be within the other's
+            response.call_on_close(replaced.close)
     return response
 
 

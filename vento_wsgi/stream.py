@@ -54,6 +54,9 @@ log = logging.getLogger(__name__)
 MAX_PIECE = 256 * 1024
 """Bytes given to the server at a time: what a client must take within its send_timeout."""
 
+STUCK = 1.0
+"""Seconds in one send after which a client that is past the deadline has had its time."""
+
 FAILED = sse.Event("The stream failed.", event="error").encode()
 
 _LEAVES = ("GeneratorExit", "GreenletExit", "KeyboardInterrupt", "SystemExit")
@@ -89,6 +92,7 @@ class Stream(Account, Iterator[bytes]):
     _probing = False
     _rest: bytes | memoryview = b""
     _sending = False
+    _thrown = False
     _verdict: CloseReason | None = None
 
     def __init__(
@@ -265,11 +269,13 @@ class Stream(Account, Iterator[bytes]):
 
     # from the side: the loop, or the clock's thread
 
-    def _idle(self) -> None:
+    def _idle(self) -> bool:
         if not self._opened:
             self._pump.wake()
-        elif self.connection is not None and self._clock is not None:
+            return True
+        if self.connection is not None and self._clock is not None:
             self.connection.watch(self._clock, self._gone, self._half_closed)
+        return False
 
     def _gone(self) -> None:
         self._decide(CloseReason.DISCONNECTED)
@@ -291,19 +297,23 @@ class Stream(Account, Iterator[bytes]):
     def tick(self, now: float) -> None:
         """Called by the clock: is anything due?"""
         policies, still = self._policies, now - self._moved
-        if policies.deadline and now - self.start >= policies.deadline:
+        over = policies.deadline and now - self.start >= policies.deadline
+        if over:
             self._decide(CloseReason.DEADLINE)
         if self._sending:
-            if policies.send_timeout and still >= policies.send_timeout:
-                self._stall()
+            if over and still >= STUCK:
+                self._throw(CloseReason.DEADLINE)
+            elif policies.send_timeout and still >= policies.send_timeout:
+                self._throw(CloseReason.STALLED)
         elif self._beat is not None and still >= self._beat[1]:
             self._due = self._beat[0]
             self._moved = now
             self._pump.wake()
 
-    def _stall(self) -> None:
-        if self.connection is not None and self._verdict is not CloseReason.STALLED:
-            self._verdict = CloseReason.STALLED
+    def _throw(self, reason: CloseReason) -> None:
+        """Have the writer out of a send that lasts."""
+        if self.connection is not None and not self._thrown:
+            self._thrown, self._verdict = True, reason
             self.connection.reset(StreamAborted(f"{self.route}: the client stopped reading"))
 
     def drain(self, retry: int) -> None:
@@ -317,8 +327,8 @@ class Stream(Account, Iterator[bytes]):
         """Called by the server when it is done with the stream, whatever happened."""
         if self.reason is None:
             self._stop(self._verdict or CloseReason.DISCONNECTED)
-        elif self._verdict is CloseReason.STALLED:
-            self.reason = CloseReason.STALLED
+        elif self._thrown and self._verdict is not None:
+            self.reason = self._verdict
         self._settle()
 
     def _stop(self, reason: CloseReason) -> None:

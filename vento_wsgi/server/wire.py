@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterable
 from email.utils import formatdate
@@ -18,6 +19,8 @@ from typing import Any
 from gevent.socket import wait_write
 from gunicorn.http.wsgi import Response
 
+from ..account import CloseReason
+from ..connection import RESET
 from ..exceptions import StreamAborted
 from ..policies import SEND_TIMEOUT
 from ..stream import Stream
@@ -30,6 +33,9 @@ LAST_CHUNK = b"0\r\n\r\n"
 
 SENDFILE_SIZE = 4 * 1024 * 1024
 """Bytes of one sendfile(2): other greenlets have their turn at least that often."""
+
+FAILED = b'{"type": "about:blank", "title": "Internal Server Error", "status": 500}'
+"""The answer, by RFC 9457, for a stream that failed before anything of it was sent."""
 
 
 class Wire(Response):
@@ -48,13 +54,33 @@ class Wire(Response):
     def write_all(self, body: Iterable[bytes]) -> None:
         """Write every chunk of the application's iterable."""
         if isinstance(body, Stream):
-            for chunk in body:
-                self._last = body.last
-                self.write(chunk)
+            try:
+                for chunk in body:
+                    self._last = body.last
+                    self.write(chunk)
+            except StreamAborted as error:
+                self._break_off(body, error)
         else:
             self._last = isinstance(body, (list, tuple)) and len(body) == 1
             for chunk in body:
                 self.write(chunk)
+
+    def _break_off(self, body: Stream, error: StreamAborted) -> None:
+        if not self.headers_sent and body.reason is CloseReason.FAILED:
+            # a client that had no byte of an answer would ask once more
+            kind, length = ("Content-Type", "application/problem+json"), f"{len(FAILED)}"
+            self.start_response(
+                "500 Internal Server Error",
+                [kind, ("Content-Length", length)],
+                (type(error), error, None),
+            )
+            self.force_close()
+            self.write(FAILED)
+            return
+        if self.headers_sent and not self.chunked and self.response_length is None:
+            # such a body ends where the connection does: it must not look like an end
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        raise error
 
     def write(self, chunk: bytes) -> None:
         if self._omits_body or chunk == b"":
