@@ -384,6 +384,25 @@ def run(code: str, *arguments: str, **environ: str) -> str:
     return done.stdout
 
 
+COLLECTED = """
+import gc, sys
+from vento_wsgi.broker import Broker
+gc.set_threshold(1)
+broker = Broker(sys.argv[1])
+for n in range(500):
+    subscription = broker.subscribe("a", slow="latest")
+    broker.publish("a", n)
+    for event in subscription:
+        break
+    del subscription
+broker.close()
+"""
+
+
+def test_garbage_may_be_collected_at_any_moment(opened: Opener) -> None:
+    run(COLLECTED, opened.url)
+
+
 def test_every_subscriber_of_every_broker_has_every_event(opened: Opener) -> None:
     broker = opened()
     others = [broker if opened.url == "memory://" else opened() for _ in range(3)]

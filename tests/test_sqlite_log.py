@@ -202,6 +202,26 @@ def test_a_log_that_is_removed_is_made_anew_and_followed(log: SQLite, path: Path
         assert log.position(name) is None
 
 
+KILLED = """
+import os, signal
+log = opened()
+for i in range(3000):
+    log.append("a", b"old")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_log_that_is_removed_leaves_nothing_to_the_next(path: Path) -> None:
+    with script(source(path), KILLED) as child:
+        child.process.wait()
+    assert Path(f"{path}-wal").stat().st_size > 0
+    path.unlink()
+    with closing(SQLite(str(path), 10_000, LONG)) as log:
+        log.append("a", b"new")
+        kept = log.read(log.first(), Topics("a"), 10)
+        assert [(entry.position, entry.block) for entry in kept] == [(1, b"new")]
+
+
 CREATE = """
 said("ready")
 input()

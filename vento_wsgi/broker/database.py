@@ -8,6 +8,7 @@ could already write to it.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import sqlite3
@@ -83,12 +84,28 @@ def _create(path: str) -> None:
                 connection.executescript(_SCHEMA.format(Epoch.draw()))
         except sqlite3.Error as error:
             raise refusal(path, error) from error
-        with suppress(FileExistsError):
+        _link(draft, path, directory)
+    finally:
+        _remove(draft, f"{draft}-journal", f"{draft}-wal", f"{draft}-shm")
+
+
+def _link(draft: str, path: str, directory: str) -> None:
+    # one at a time, or the journal of the one that was first would be removed by the next
+    lock = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not os.path.lexists(path):
+            # SQLite would play the journal of a file that was removed into the new one
+            _remove(f"{path}-wal", f"{path}-shm")
             os.link(draft, path)
     finally:
-        for name in (draft, f"{draft}-journal", f"{draft}-wal", f"{draft}-shm"):
-            with suppress(FileNotFoundError):
-                os.unlink(name)
+        os.close(lock)
+
+
+def _remove(*paths: str) -> None:
+    for path in paths:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def _check(path: str) -> None:
