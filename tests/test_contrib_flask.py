@@ -141,6 +141,21 @@ def test_the_generator_is_not_begun_by_head_and_is_closed_all_the_same() -> None
     assert (source.begun, source.closed) == (1, 2)
 
 
+def test_an_iterable_has_the_context_as_well_and_is_closed() -> None:
+    class Lines:
+        closed = 0
+
+        def __iter__(self) -> Iterator[str]:
+            yield flask.request.path
+
+        def close(self) -> None:
+            self.closed += 1
+
+    lines = Lines()
+    assert make(lambda: stream(lines, "text/plain")).test_client().get("/").text == "/"
+    assert lines.closed == 1
+
+
 def test_a_generator_may_read_the_request() -> None:
     def view() -> Any:
         return stream((f"{flask.request.data.decode()} {n} " for n in range(2)), "text/plain")

@@ -1,1 +1,18 @@
-"""The same streams as the responses of other frameworks. Each module needs its framework."""
+"""The streams of vento_wsgi as other frameworks' own responses, and metrics of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import body as bodies
+from ..broker import Subscription
+
+__all__ = ["runs"]
+
+_WHOLE = (str, bytes, bytearray, memoryview, list, tuple, Subscription)
+
+
+def runs(body: Any) -> bool:
+    """Whether something of the application's runs when it is iterated. Raises BodyError."""
+    bodies.check(body)
+    return not (isinstance(body, _WHOLE) or hasattr(body, "read") or hasattr(body, "iter_content"))

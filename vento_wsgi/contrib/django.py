@@ -30,12 +30,12 @@ from django.http import (  # type: ignore[import-untyped]
 from werkzeug import exceptions
 
 from .. import body as bodies
-from ..broker import Subscription
 from ..broker.feed import Feed
 from ..context import BINARY, Context
 from ..files import Window
 from ..response import Response
 from ..stream import Stream
+from . import runs
 
 if TYPE_CHECKING:
     import os
@@ -46,9 +46,6 @@ if TYPE_CHECKING:
     from ..context import HeadersLike, PolicyOptions
 
 __all__ = ["file", "last_event_id", "sse", "stream"]
-
-_WHOLE = (str, bytes, bytearray, memoryview, list, tuple, Subscription)
-"""Bodies in which nothing of an application's runs."""
 
 
 def stream(
@@ -196,9 +193,7 @@ class _Body(Iterator[bytes]):
 
 def _releasing(body: Any) -> Any:
     """A body that gives back, when it ends, the connections that it has opened."""
-    bodies.check(body)
-    runs = not (isinstance(body, _WHOLE) or hasattr(body, "read") or hasattr(body, "iter_content"))
-    return _Releasing(body) if runs else body
+    return _Releasing(body) if runs(body) else body
 
 
 class _Releasing:

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 from flask import Response as FlaskResponse
 from flask import current_app, request, stream_with_context
 
-from ..broker import Subscription
 from ..context import BINARY, Context
 from ..response import Response
+from . import runs
 
 if TYPE_CHECKING:
     import os
@@ -91,9 +91,8 @@ def _response_class(base: Any) -> type[Response]:
 
 
 def _kept(body: Any) -> Any:
-    """A body that runs in the request's context, if it is an iterator that is run at all."""
-    runs = isinstance(body, Iterator) and not isinstance(body, Subscription)
-    return _Kept(body) if runs and not hasattr(body, "read") else body
+    """A body that runs in the request's context, if anything in it runs."""
+    return _Kept(body) if runs(body) else body
 
 
 class _Kept(Iterator[object]):
@@ -116,5 +115,5 @@ class _Kept(Iterator[object]):
 
     def close(self) -> None:
         self._context.run(self._items.close)
-        if not self._begun and hasattr(self._body, "close"):
+        if not (self._begun and isinstance(self._body, Iterator)) and hasattr(self._body, "close"):
             self._body.close()
