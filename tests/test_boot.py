@@ -30,8 +30,8 @@ app.use(router)
 CONFIG = ["-c", "python:vento_wsgi.server.config"]
 
 
-def boot(server: str, folder: Path, *options: str) -> str:
-    (folder / "web.py").write_text(APP)
+def boot(server: str, folder: Path, *options: str, app: str = APP) -> str:
+    (folder / "web.py").write_text(app)
     with serve(server, "web:app", cwd=folder, tmp=folder, options=options) as running:
         return running.log()
 
@@ -72,6 +72,14 @@ def test_what_was_imported_before_gevent_patched_is_named_with_the_cure(
     assert "early.Lock, early.sleep" in warning
     assert "monkey.patch_all()" in warning
     assert ("preload_app" in warning) is preload
+
+
+def test_a_lock_that_was_made_before_gevent_patched_is_named(tmp_path: Path) -> None:
+    app = f"import threading\nlock = threading.Lock()\n{APP}"
+    log = boot("gunicorn-StreamWorker", tmp_path, "--preload", app=app)
+    (warning,) = [line for line in log.splitlines() if "[WARNING]" in line]
+    assert "web.lock" in warning
+    assert "preload_app" in warning
 
 
 def test_a_source_that_blocks_the_loop_is_logged_with_its_line(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from vento_wsgi.doctor.cures import CURES
 from vento_wsgi.doctor.items import Item, items, kind_of
 from vento_wsgi.doctor.lumps import Lumps
 from vento_wsgi.doctor.visit import Answer, Arrival
+from vento_wsgi.exceptions import NotExamined
 
 TEXT = random.Random(8).randbytes(60_000).hex()
 Doctor = Callable[..., Any]
@@ -663,3 +664,9 @@ def test_one_late_item_is_no_habit() -> None:
 )
 def test_what_a_response_is_meant_to_be_is_seen(headers: dict[str, str], kind: str) -> None:
     assert kind_of(Answer("1.1", 200, "OK", list(headers.items()))) == kind
+
+
+def test_an_event_without_an_end_is_nothing_to_look_at() -> None:
+    arrivals = [Arrival(0, b"data: " + bytes(1 << 20))] * 20
+    with pytest.raises(NotExamined, match="no event stream that a browser would read"):
+        list(items(arrivals, EVENTS))

@@ -15,8 +15,8 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
-from ..exceptions import NotExamined
-from ..sse import decode
+from ..exceptions import EventError, NotExamined
+from ..sse import Event, decode
 from .visit import Answer, Arrival
 
 __all__ = ["Item", "items", "kind_of"]
@@ -103,13 +103,20 @@ def _events(arrivals: Iterable[Arrival]) -> Iterator[Item]:
             at = arrival.at
             yield arrival.data
 
-    for event in decode(chunks()):
+    for event in _events_of(chunks()):
         size = len(event.encode())
         if event.data is None:
             yield Item(at, size, id=event.id, beat=True)
         else:
             data = _json(event.data)
             yield Item(at, size, _made(data), event.id, data=data)
+
+
+def _events_of(chunks: Iterator[bytes]) -> Iterator[Event]:
+    try:
+        yield from decode(chunks)
+    except EventError as error:
+        raise NotExamined(f"it is no event stream that a browser would read: {error}") from None
 
 
 def _lines(arrivals: Iterable[Arrival]) -> Iterator[Item]:

@@ -66,12 +66,13 @@ def _unpatched(monkey: Any) -> Iterator[str]:
         for value in attributes.values()
         if callable(value)
     }
+    lock = type(monkey.get_original("_thread", "allocate_lock")())
     for module in tuple(sys.modules.values()):
         name = getattr(module, "__name__", None)
         if not isinstance(name, str) or _belongs_elsewhere(name):
             continue
         for key, value in tuple(vars(module).items()):
-            if id(value) in originals:
+            if id(value) in originals or type(value) is lock:
                 yield f"{name}.{key}"
 
 
