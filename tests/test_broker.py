@@ -1059,3 +1059,13 @@ def test_a_memory_log_is_of_one_broker_only() -> None:
         two.publish("a", "y")
         assert next(two.subscribe("a", after=last)).event == "gap"
         assert isinstance(one._opened().log, Memory)
+
+
+def test_a_subscriber_that_is_closed_while_it_catches_up_is_not_told(broker: Broker) -> None:
+    start = broker.subscribe("a").last_id
+    fill(broker, 3)
+    subscription = broker.subscribe("a", after=start)
+    assert take(subscription, 3) == texts(0, 3)
+    subscription.close()
+    assert list(subscription) == []
+    assert broker._opened().told()._all() == ()

@@ -50,7 +50,10 @@ class Inbox:
     def join(self, fanout: Fanout) -> Position:
         """Be told what is published; returns the position after which it will be."""
         self._fanout = fanout
-        return fanout.join(self)
+        position = fanout.join(self)
+        if self.closed:  # while it caught up
+            self.leave()
+        return position
 
     def leave(self) -> None:
         """Be told no more; further calls do nothing."""
