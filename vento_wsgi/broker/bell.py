@@ -61,7 +61,7 @@ class _OfGreenlets:
             timer = None
             if seconds is not None:
                 timer = hub.loop.timer(seconds)
-                timer.start(waiter.switch, None)
+                timer.start(waiter.switch, None, update=True)
             try:
                 waiter.get()
             finally:
