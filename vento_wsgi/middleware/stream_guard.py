@@ -96,8 +96,7 @@ class StreamGuard:
         encoded = call.start.field("content-encoding") not in ("", "identity")
         events = call.start.field("content-type").partition(";")[0].strip() == EVENT_STREAM
         if events:
-            names = {name.lower() for name, _ in headers}
-            headers += [field for field in _FOR_EVENTS if field[0].lower() not in names]
+            headers += [field for field in _FOR_EVENTS if not call.start.field(field[0].lower())]
             policies = self._of_events
         if encoded:  # there nothing of ours can be said in between
             policies = self._of_encoded
