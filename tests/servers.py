@@ -30,6 +30,12 @@ from typing import NamedTuple
 import pytest
 from werkzeug.datastructures import Headers
 
+OPENING, COMMENT = b":\nretry: 3000\n", b":\n"
+"""What opens an event stream that answers a GET, and what its heartbeats are."""
+
+EVENT_SOURCE = "Accept: text/event-stream"
+"""What EventSource sends."""
+
 SERVERS: tuple[str, ...] = (
     "gunicorn-sync",
     "gunicorn-gthread",

@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from servers import Body, Head, Raw, Running, connect, eventually, serve
+from servers import OPENING, Body, Head, Raw, Running, connect, eventually, serve
 
 HERE = Path(__file__).resolve().parent
 STREAM_WORKER = "gunicorn-StreamWorker"
 GEVENT = (STREAM_WORKER, "gunicorn-gevent")
-OPENING = b":\n\n"
 
 
 @contextmanager

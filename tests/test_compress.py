@@ -20,13 +20,14 @@ import pytest
 import zstandard
 from chromium import FLAGS
 from playwright.sync_api import sync_playwright
-from servers import Raw, Running, connect, eventually, serve
+from servers import EVENT_SOURCE, Raw, Running, connect, eventually, serve
 from werkzeug.exceptions import NotFound
 from werkzeug.test import Client, EnvironBuilder, run_wsgi_app
 
 from vento_wsgi import Context, Event, Response, StreamAborted, create_app, create_router
 from vento_wsgi.coding import LEVELS, encoders
 from vento_wsgi.middleware import compress
+from vento_wsgi.stream import FAILED
 
 CODINGS = ("gzip", "zstd", "br")
 TEXT = "To be compressed, or not to be compressed. " * 50
@@ -358,7 +359,7 @@ def test_a_stream_that_fails_says_so_and_has_no_end(
 
     decode = Decoder(coding)
     seen = broken(decode, pieces(lambda ctx: ctx.sse(failing()), coding))
-    assert seen.endswith(b"data: one\n\nevent: error\ndata: The stream failed.\n\n")
+    assert seen.endswith(b"data: one\n\n" + FAILED)
     assert not decode.ended
     assert "in the middle" in caplog.text
 
@@ -372,7 +373,9 @@ def test_a_deadline_ends_an_event_stream_well() -> None:
             sleep(0.02)
 
     decode = Decoder("gzip")
-    data = b"".join(map(decode, pieces(lambda ctx: ctx.sse(slow(), deadline=0.1), "gzip")))
+    data = b"".join(
+        map(decode, pieces(lambda ctx: ctx.sse(slow(), deadline=0.1, drain="end"), "gzip"))
+    )
     assert b"data: tick\n\n" in data
     assert decode.ended
 
@@ -480,7 +483,7 @@ def post(running: Running, path: str) -> None:
 @contextmanager
 def opened(running: Running, path: str, coding: str = "gzip") -> Iterator[tuple[Raw, Decoder]]:
     with connect(running) as raw:
-        head = raw.request("GET", path, f"Accept-Encoding: {coding}")
+        head = raw.request("GET", path, EVENT_SOURCE, f"Accept-Encoding: {coding}")
         assert head.headers["Content-Encoding"] == coding
         yield raw, Decoder(coding)
 
@@ -526,7 +529,7 @@ def test_a_piece_of_many_bytes_is_there_to_its_last(running: Running, coding: st
 def test_a_failure_leaves_both_the_coding_and_the_body_open(running: Running) -> None:
     with opened(running, "/fails") as (raw, decode):
         body = raw.read_all()
-        assert decode(body.data).endswith(b"event: error\ndata: The stream failed.\n\n")
+        assert decode(body.data).endswith(FAILED)
         assert (raw.complete, decode.ended) == (False, False)
 
 
@@ -547,7 +550,7 @@ def test_a_client_that_closed_its_side_goes_on_reading(running: Running) -> None
     with opened(running, "/events/half") as (raw, decode):
         until(raw, decode, b"id: 0")
         raw.sock.shutdown(socket.SHUT_WR)
-        until(raw, decode, b":\n\n")
+        until(raw, decode, b":\n")
         post(running, "/go/half")
         until(raw, decode, b"id: 1")
 

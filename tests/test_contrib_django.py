@@ -17,8 +17,8 @@ from django.http import (  # type: ignore[import-untyped]
     StreamingHttpResponse,
 )
 from django.test import Client, RequestFactory  # type: ignore[import-untyped]
-from servers import Body, Running, connect, eventually
-from sites import GEVENT, OPENING, ask, assert_parked, noted, reads, site, tell
+from servers import OPENING, Body, Running, connect, eventually
+from sites import GEVENT, ask, assert_parked, noted, reads, site, tell
 
 from vento_wsgi import BodyError, Broker, StreamAborted
 from vento_wsgi.clock import clock
@@ -97,7 +97,7 @@ def test_a_subscription_is_parked_and_holds_no_connection(server: Running) -> No
 def test_events_have_their_id(server: Running) -> None:
     head, body = ask(server, "/django/live/events", "Last-Event-ID: 7", GZIP)
     assert head.headers["X-Accel-Buffering"] == "no"
-    assert body == Body(b':\n\ndata: {"last":"7"}\n\n', complete=True)
+    assert body == Body(b':\nretry: 3000\ndata: {"last":"7"}\n\n', complete=True)
     wrong = ask(server, "/django/live/events", f"Last-Event-ID: {'7' * 2000}")[0]
     assert wrong.status == 400
 
@@ -302,5 +302,5 @@ def test_a_subscription_is_no_feed_where_middleware_has_replaced_it() -> None:
 
 def test_djangos_test_client_reads_a_stream() -> None:
     response = Client().get("/live/events", headers={"Last-Event-ID": "3"})
-    assert response.getvalue() == b':\n\ndata: {"last":"3"}\n\n'
+    assert response.getvalue() == b':\nretry: 3000\ndata: {"last":"3"}\n\n'
     assert Client().get("/files/none").status_code == 404

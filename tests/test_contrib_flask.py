@@ -8,11 +8,12 @@ from typing import Any
 
 import flask
 import pytest
-from servers import Body, Running, connect
+from servers import OPENING, Body, Running, connect
 from sites import GEVENT, ask, assert_parked, noted, reads, site
 
 from vento_wsgi import BodyError, Broker, StreamAborted, decode
 from vento_wsgi.contrib.flask import file, last_event_id, sse, stream
+from vento_wsgi.stream import FAILED
 
 
 @pytest.fixture(scope="module", params=[*GEVENT, "gunicorn-gthread"])
@@ -50,7 +51,7 @@ def test_a_client_that_leaves_ends_the_generator_in_its_context(server: Running)
 def test_a_blueprint_has_events(server: Running) -> None:
     head, body = ask(server, "/flask/live/events", "Last-Event-ID: 7")
     assert head.headers["X-Accel-Buffering"] == "no"
-    assert body == Body(b':\n\ndata: {"last":"7"}\n\n', complete=True)
+    assert body == Body(b':\nretry: 3000\ndata: {"last":"7"}\n\n', complete=True)
 
 
 @under_gevent
@@ -211,4 +212,4 @@ def test_a_failure_is_an_error_event() -> None:
         with suppress(StreamAborted):
             while True:
                 got.append(next(chunks))
-    assert b"".join(got) == b":\n\ndata: one\n\nevent: error\ndata: The stream failed.\n\n"
+    assert b"".join(got) == OPENING + b"data: one\n\n" + FAILED

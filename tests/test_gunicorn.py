@@ -197,8 +197,8 @@ def test_a_failing_event_stream_says_so_and_breaks_off(raw: Raw, name: str, log:
     assert raw.request("GET", f"/fail/{name}?type=text/event-stream").status == 200
     body = raw.read_all()
     assert not body.complete
-    _, item, error, rest = body.data.split(b"\n\n")
-    assert item == b"data: an item\ndata: "
+    item, error, rest = body.data.split(b"\n\n")
+    assert item == b":\nretry: 3000\ndata: an item\ndata: "
     assert error.startswith(b"event: error\ndata: ")
     assert name.encode() not in error
     assert rest == b""
@@ -531,7 +531,7 @@ def test_fields_of_the_connection_are_the_servers_own(raw: Raw) -> None:
     assert fields.getlist("Transfer-Encoding") == ["chunked"]
     assert "Keep-Alive" not in fields
     assert fields["Cache-Control"] == "no-cache"
-    assert raw.read_all() == Body(b":\n\ndata: a\n\ndata: b\n\n", complete=True)
+    assert raw.read_all() == Body(b":\nretry: 3000\ndata: a\n\ndata: b\n\n", complete=True)
     answers(raw)
 
 

@@ -26,7 +26,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 PIECES = {
     "/chunks": (b"", b"chunk %d\n"),
-    "/events": (b":\n\n", b"id: %d\ndata: %d\n\n"),
+    "/events": (b":\nretry: 3000\n", b"id: %d\ndata: %d\n\n"),
 }
 
 

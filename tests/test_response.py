@@ -310,7 +310,7 @@ def test_other_streams_do_not_get_the_headers_of_event_streams(kind: str | None)
 def test_an_event_stream_takes_events_text_and_bytes() -> None:
     body = [Event("a", id="1"), "data: b\n\n", b"data: c\n\n"]
     sent = body_of(Response(body, content_type=EVENTS))
-    assert sent.removeprefix(b":\n\n") == b"id: 1\ndata: a\n\ndata: b\n\ndata: c\n\n"
+    assert sent.removeprefix(b":\nretry: 3000\n") == b"id: 1\ndata: a\n\ndata: b\n\ndata: c\n\n"
 
 
 def test_a_single_event_can_be_a_whole_event_stream() -> None:

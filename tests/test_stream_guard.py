@@ -19,22 +19,32 @@ from typing import Any
 from wsgiref.validate import validator
 
 import pytest
-from servers import Body, Head, Raw, Running, connect, eventually, serve
+from servers import (
+    COMMENT,
+    EVENT_SOURCE,
+    OPENING,
+    Body,
+    Head,
+    Raw,
+    Running,
+    connect,
+    eventually,
+    serve,
+)
 from test_engine import Chunked
 from werkzeug.middleware.lint import LintMiddleware
 from werkzeug.test import Client as WerkzeugClient
 
 from vento_wsgi import StreamAborted
 from vento_wsgi.middleware import StreamGuard
+from vento_wsgi.stream import FAILED
 from vento_wsgi.testing import Client
 
 HERE = Path(__file__).resolve().parent
 STREAM_WORKER = "gunicorn-StreamWorker"
 GEVENT = (STREAM_WORKER, "gunicorn-gevent")
 FRAMEWORKS = ("flask", "django", "bottle", "falcon", "pyramid")
-OPENING = b":\n\n"
 FIRST = b"data: first\n\n"
-FAILED = b"event: error\ndata: The stream failed.\n\n"
 
 numbers = count()
 of_each_framework = pytest.mark.parametrize("framework", FRAMEWORKS)
@@ -287,7 +297,7 @@ def test_a_deadline_breaks_a_stream_off_and_ends_an_event_stream(
 ) -> None:
     with connect(server) as plain, connect(server) as events:
         plain.ask("GET", f"/brief/{framework}/waits", told.field)
-        events.ask("GET", f"/brief/{framework}/events", told.field)
+        events.ask("GET", f"/brief/{framework}/events", told.field, EVENT_SOURCE)
         plain.read_head()
         events.read_head()
         assert plain.read_all() == Body(FIRST, complete=False)
@@ -302,7 +312,7 @@ def test_a_heartbeat_is_for_event_streams_alone(server: Running, framework: str)
         plain.request("GET", f"/strict/{framework}/waits")
         reads(plain, FIRST)
         events.request("GET", f"/strict/{framework}/events")
-        assert reads(events, FIRST + OPENING * 2) == OPENING + FIRST + OPENING * 2
+        assert reads(events, FIRST + COMMENT * 2) == OPENING + FIRST + COMMENT * 2
         plain.sock.settimeout(0.001)
         with pytest.raises(TimeoutError):
             plain.read_piece()
@@ -369,13 +379,13 @@ def test_a_worker_that_stops_ends_the_event_streams_of_every_framework(tmp_path:
     ):
         raws = [stack.enter_context(connect(running)) for _ in FRAMEWORKS]
         for raw, framework in zip(raws, FRAMEWORKS):
-            raw.request("GET", f"/guarded/{framework}/events")
+            raw.request("GET", f"/guarded/{framework}/events", EVENT_SOURCE)
             reads(raw, FIRST)
         running.process.terminate()
         for raw in raws:
             body = raw.read_all()
             assert body.complete
-            assert re.fullmatch(rb"retry: \d+\n\n", body.data), body.data
+            assert re.fullmatch(rb"retry: \d+\n", body.data), body.data
 
 
 # In this process.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from servers import ROOT
+from servers import OPENING, ROOT
 from werkzeug.test import TestResponse
 
 from vento_wsgi import (
@@ -113,14 +113,15 @@ def test_events_are_read_as_they_come_and_the_stream_can_be_left(site: Site) -> 
     ending = response.ending
     assert ending is not None
     assert ending.reason is CloseReason.DISCONNECTED
-    assert ending.bytes == len(b":\n\n" + Event(1, id=1).encode() + Event(2, id=2).encode())
+    assert ending.bytes == len(OPENING + Event(1, id=1).encode() + Event(2, id=2).encode())
 
 
 def test_a_stream_that_is_read_to_its_end_is_exhausted(site: Site) -> None:
     with site.stream("/ticks") as response:
         events = list(response.events(comments=True))
         assert events[0] == Event(comment="")
-        assert len(events) == 1000
+        assert events[1] == Event(retry=3000)
+        assert len(events) == 1001
         assert response.ending is not None
         assert response.ending.reason is CloseReason.EXHAUSTED
         assert list(response.chunks()) == []
@@ -157,7 +158,7 @@ def test_who_leaves_is_told_if_the_application_does_not_notice(site: Site) -> No
 def test_what_happens_in_the_test_is_not_hidden_by_what_follows(site: Site) -> None:
     def test() -> None:
         with site.stream("/waits", timeout=0.1) as response:
-            assert next(response.chunks()) == b":\n\nda"
+            assert next(response.chunks()) == OPENING + b"da"
 
     with pytest.raises(AssertionError):
         test()

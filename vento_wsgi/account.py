@@ -109,8 +109,11 @@ class Account:
             self._call(observer.opened, self.route)
 
     def drain(self, retry: int) -> None:
-        """Called by a worker that stops: end an event stream, asking it back in `retry` ms."""
+        """Called when the worker stops. retry: milliseconds after which a client may come back."""
         raise NotImplementedError
+
+    def cut(self) -> None:
+        """Called when the worker's grace period is over."""
 
     @property
     def snapshot(self) -> Snapshot:

@@ -147,7 +147,11 @@ class CodedStream(Stream):
         self.sent += len(coded) - len(piece)
         return coded
 
+    @property
+    def _plain(self) -> bool:
+        return False
+
     def _over(self) -> bytes:
-        if isinstance(self._end(), StopIteration):
+        if self._is_whole:
             return b""  # the last piece: what the coding ends with
         return super()._over()

@@ -31,12 +31,14 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from .account import Ending
+    from .policies import DrainKind
 
     class PolicyOptions(TypedDict, total=False):
         heartbeat: tuple[bytes, float] | float | None
         deadline: float | None
         send_timeout: float | None
         flush: str
+        drain: DrainKind | None
         on_end: Callable[[Ending], object] | None
 
     from _typeshed.wsgi import WSGIEnvironment
@@ -148,7 +150,7 @@ class Context:
             content_type is text/event-stream), or an object with ``read()``. It is closed once,
             however the response ends. A regular file gets a length, validators and ranges.
 
-        policies: heartbeat, deadline, send_timeout, flush, on_end; see Policies.
+        policies: heartbeat, deadline, send_timeout, flush, drain, on_end; see Policies.
 
         Raises BodyError, a TypeError, that names what to use instead; ValueError on a policy.
         """

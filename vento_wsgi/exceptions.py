@@ -8,6 +8,7 @@
     ├── NotExamined    (RuntimeError)     a URL, or a server, that nothing can be seen of
     ├── BrokerError    (RuntimeError)     a broker's log that cannot be opened, read or written
     └── StreamAborted  (BrokenPipeError)  ends a response whose body is not whole
+        └── ClientStalled                 because its client stopped reading
 
 What is wrong with a request is said with werkzeug.exceptions.HTTPException.
 """
@@ -20,6 +21,7 @@ __all__ = [
     "AppNotFound",
     "BodyError",
     "BrokerError",
+    "ClientStalled",
     "EventError",
     "NotExamined",
     "RouteError",
@@ -69,3 +71,10 @@ class StreamAborted(VentoError, BrokenPipeError):
 
     def __init__(self, why: str) -> None:
         super().__init__(errno.EPIPE, why)
+
+
+class ClientStalled(StreamAborted):
+    """The client took nothing of a response for its send_timeout."""
+
+    def __init__(self) -> None:
+        super().__init__("the client stopped reading")

@@ -35,7 +35,7 @@ from werkzeug.http import (
 from .body import READ_SIZE
 from .exceptions import StreamAborted
 
-__all__ = ["File", "Window", "answer", "offers_sendfile"]
+__all__ = ["PLAIN", "File", "Window", "answer", "offers_sendfile"]
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ _SYNTAX = re.compile(
 MAX_RANGES = 32
 """Ranges answered in one response: PDF readers ask for a handful, attackers for thousands."""
 
-_PLAIN = (io.FileIO, io.BufferedReader, io.BufferedRandom)
+PLAIN = (io.FileIO, io.BufferedReader, io.BufferedRandom)
 """What open() gives for bytes: a subclass may read otherwise than its descriptor does."""
 
 Environ = Mapping[str, Any]
@@ -75,7 +75,7 @@ class File:
         if isinstance(body, io.BytesIO):
             return cls(body, None, body.tell(), body.getbuffer().nbytes)
         inner = body.file if isinstance(body, tempfile._TemporaryFileWrapper) else body
-        if type(inner) not in _PLAIN or not isinstance(getattr(inner, "raw", inner), io.FileIO):
+        if type(inner) not in PLAIN or not isinstance(getattr(inner, "raw", inner), io.FileIO):
             return None
         if not inner.readable():
             return None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-__all__ = ["DRAIN", "PARK", "ROUTE", "route", "routes"]
+__all__ = ["CONNECTION", "DRAIN", "PARK", "ROUTE", "route", "routes"]
 
 ROUTE = "vento_wsgi.route"
 """The route that was found, as ``GET /users/<int:id>``."""
@@ -15,8 +15,11 @@ ROUTE = "vento_wsgi.route"
 DRAIN = "vento_wsgi.drain"
 """The worker's drain, where the server has one."""
 
+CONNECTION = "vento_wsgi.connection"
+"""What the server says of the client's connection, where it does; see connection.py."""
+
 PARK = "vento_wsgi.park"
-"""There where the server can park the socket of a subscription."""
+"""Present if the server can take over a subscription's socket."""
 
 routes: set[str] = set()
 """The routes of all streams so far, without the paths of those that have none."""

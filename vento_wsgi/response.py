@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EVENT_STREAM", "Response", "vary"]
 
-EVENT_STREAM = "text/event-stream"
+EVENT_STREAM = sse.CONTENT_TYPE
 
 _FIELDS = re.compile(r"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [\t\x20-\x7e\x80-\xff]*(?:\n|\Z))*")
 """Field lines as RFC 9110, section 5, has them."""

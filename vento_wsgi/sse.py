@@ -6,6 +6,10 @@ comment (it starts with a colon) or a field: ``data`` (as often as the data has 
 other block can still set the last event id and the reconnection time. At the end of the
 stream an unfinished block is forgotten.
 
+Many clients are not EventSource and take any empty line for an event. So a comment or a ``retry``
+has no empty line of its own here: clients act on such a line when they read it, and it joins
+the block that follows.
+
 Nothing here reads or writes anything: :class:`Event` and :func:`sse` make bytes,
 :func:`decode` reads them back, however they were cut on the way.
 """
@@ -21,10 +25,26 @@ from .body import Chunks
 from .body import encode as encode_item
 from .exceptions import BodyError, EventError
 
-__all__ = ["OPENING", "Event", "decode", "encode", "sse"]
+__all__ = [
+    "COMMENT",
+    "CONTENT_TYPE",
+    "RETRY",
+    "Event",
+    "decode",
+    "encode",
+    "opening",
+    "sse",
+]
 
-OPENING = b":\n\n"
-"""The comment that opens a stream: proxies pass the headers on once there is a body."""
+CONTENT_TYPE = "text/event-stream"
+
+COMMENT = b":\n"
+"""A line that clients skip. It opens a stream, since proxies pass the headers on once there is a
+body, and it is the heartbeat of a silent one.
+"""
+
+RETRY = 3000
+"""Milliseconds until an EventSource comes back, by default: what Chromium takes."""
 
 MAX_RETRY = 10**15 - 1
 """Milliseconds: some thirty thousand years, and exact in the numbers of any client."""
@@ -32,7 +52,9 @@ MAX_RETRY = 10**15 - 1
 MAX_EVENT = 16 * 1024 * 1024
 """Characters of one block that decode() keeps by default: far past any event, short of memory."""
 
-_EMPTY_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)\Z")
+_BLOCK_END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
+_ASIDE = re.compile(rb"(?:(?::|retry:)[^\r\n]*(?:\r\n|\n|\r))*")
+"""Lines that are no part of any event: comments and ``retry``."""
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 
 
@@ -117,20 +139,26 @@ class Event:
         self.comment = comment
 
     def encode(self) -> bytes:
-        """The block as bytes, its empty line included."""
+        """The block as bytes, with its empty line unless it is a mere comment or ``retry``."""
         block = ""
-        if self.comment is not None:
-            block = f": {self.comment}\n".replace("\n", "\n: ")[:-2]
         if self.event is not None:
-            block += f"event: {self.event}\n"
+            block = f"event: {self.event}\n"
         if self.id is not None:
             block += f"id: {self.id}\n"
-        if self.retry is not None:
-            block += f"retry: {self.retry}\n"
         if self.data is not None:
             data = self.data.replace("\n", "\ndata: ") if "\n" in self.data else self.data
             block += f"data: {data}\n"
-        return f"{block}\n".encode()
+        # behind the others: what is before the first field is no part of the event to decode()
+        if self.retry is not None:
+            block += f"retry: {self.retry}\n"
+        if self.comment is not None:
+            block += f": {self.comment}\n".replace("\n", "\n: ")[:-2]
+        return (block if self.is_aside else f"{block}\n").encode()
+
+    @property
+    def is_aside(self) -> bool:
+        """Whether it is a mere comment or ``retry``, which is no event to a client."""
+        return self.data is None and self.id is None and self.event is None
 
     def _fields(self) -> tuple[object, ...]:
         return self.data, self.event, self.id, self.retry, self.comment
@@ -170,20 +198,50 @@ def sse(items: Iterable[object]) -> Iterator[bytes]:
     return Chunks(items, _frame)
 
 
-class Boundary:
-    """Whether the bytes of a stream stand between two blocks, so that another may be put there."""
+def opening(method: str) -> bytes:
+    """What opens an event stream, before its first event.
 
-    __slots__ = ("_tail",)
+    The ``retry`` undoes that of a worker that stopped, which would else stay for the life of a
+    page. EventSource comes back only after a GET.
+    """
+    return b":\nretry: %d\n" % RETRY if method == "GET" else COMMENT
+
+
+class Boundary:
+    """Where the bytes of a source stand: what may be put after them."""
+
+    __slots__ = ("_block",)
+
+    LONGEST = 1024
+    """Bytes kept of an unfinished block: comments that are longer count as part of an event."""
 
     def __init__(self) -> None:
-        self._tail = b"\n\n"
+        self._block = b""
 
     def pass_over(self, piece: bytes) -> None:
-        self._tail = piece[-4:] if len(piece) >= 4 else (self._tail + piece)[-4:]
+        """Called with each piece of the source, in order."""
+        if piece.endswith(b"\n\n"):
+            self._block = b""
+            return
+        block = self._cut(piece) if len(piece) > self.LONGEST else self._block + piece
+        start = 0
+        for end in _BLOCK_END.finditer(block):
+            start = end.end()
+        self._block = self._cut(block[start:].lstrip(b"\r\n"))
+
+    def _cut(self, block: bytes) -> bytes:
+        # what is cut off may have been a field: "?" begins no line that is aside
+        return block if len(block) <= self.LONGEST else b"?" + block[-self.LONGEST :]
 
     @property
-    def reached(self) -> bool:
-        return _EMPTY_LINE.search(self._tail) is not None
+    def between_lines(self) -> bool:
+        """Whether a comment or a ``retry`` may stand here: not after a CR, which LF may follow."""
+        return not self._block or self._block.endswith(b"\n")
+
+    @property
+    def between_events(self) -> bool:
+        """Whether an event may stand here: not within a block of raw text."""
+        return _ASIDE.fullmatch(self._block) is not None
 
 
 class _Block:
@@ -220,10 +278,13 @@ class _Block:
         ):
             self.retry = int(value.lstrip("0") or "0")
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has a field of an event, so that comments are a part of it."""
+        return bool(self.data or self.event) or self.id is not None
+
     def end(self) -> Event | None:
-        if not (
-            self.data or self.comment or self.event or self.id is not None or self.retry is not None
-        ):
+        if not (self.has_begun or self.comment or self.retry is not None):
             return None
         return Event(
             "\n".join(self.data) if self.data else None,
@@ -237,8 +298,9 @@ class _Block:
 def decode(chunks: Iterable[bytes], *, max_event: int = MAX_EVENT) -> Iterator[Event]:
     """The events of a stream, each as soon as its empty line has come, however `chunks` are cut.
 
-    A block without data, which a browser does not dispatch, is given with ``data`` None, so
-    that heartbeats and ids can be seen. ``id`` is that of the block itself, not the last one.
+    What a browser does not dispatch is given with ``data`` None: a block without data, and each
+    comment or ``retry`` before the fields of a block, such as a heartbeat, as soon as its line
+    has come. ``id`` is that of the block itself, not the last one.
     Bytes that are not UTF-8 become U+FFFD. Raises EventError on a block of over `max_event`
     characters.
     """
@@ -262,7 +324,8 @@ def decode(chunks: Iterable[bytes], *, max_event: int = MAX_EVENT) -> Iterator[E
                 unfinished.clear()
             if line:
                 block.take(line)
-                continue
+                if block.has_begun:
+                    continue
             if (event := block.end()) is not None:
                 yield event
             block = _Block(max_event)

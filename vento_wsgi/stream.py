@@ -6,18 +6,20 @@ once, for one reason, and at that moment, whichever call brings it about, its so
     exhausted      the source has no more              the server frames the end
     disconnected   the client left, or the server
                    closed the stream before its end    –
-    deadline       its time is over                    the end of an event stream; any other
-                                                       body is not whole and breaks off
+    deadline       its time is over                    the end of an event stream that its client
+                                                       asks for again; else it breaks off
     stalled        the client stopped reading          the connection is reset
-    draining       the server stops, and this is an
-                   event stream, which can come back   a retry: field, then the end
+    draining       the server stops                    a ``retry`` and the end, or it breaks off;
+                                                       see DrainKind
     failed         the source raised, or the body was
                    not as long as its Content-Length   logged; the connection breaks off
 
-"Breaks off" is StreamAborted out of ``__next__``: PEP 3333 has no other way to tell a server
-that headers are gone and the body will never be whole. The final chunk, or the last bytes of
-Content-Length, stay away, so that no client takes half a body for a whole one (RFC 9112,
-section 8). An event stream gets an ``error`` event first.
+"Breaks off" means that the final chunk, or the last bytes of Content-Length, stay away, so that
+no client takes half a body for a whole one (RFC 9112, section 8). Where the connection is known,
+the stream sees to that itself and the iteration just ends: middleware around it has nothing to
+report, neither of a client that left nor, a second time, of a failure. Elsewhere ``__next__``
+raises StreamAborted: PEP 3333 has no other way to tell a server. An event stream that fails sends
+an ``error`` event first, and breaks off a moment later, when its client has read that.
 
 Data goes one way: source, pump, here, server. What comes from the side (the clock, the watch
 on the socket, the worker that drains) only leaves a verdict and wakes the writer, which is in
@@ -27,17 +29,19 @@ is in the server's send, and is thrown out of it.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
-from functools import cache
 from typing import TYPE_CHECKING
 
 from . import sse
 from .account import Account, CloseReason, Snapshot
 from .body import measured
 from .clock import Clock, clock
-from .exceptions import StreamAborted
+from .connection import Connection
+from .exceptions import ClientStalled, StreamAborted
 from .keys import DRAIN, route
 from .policies import DEFAULT, Policies
 from .pump import Pump, cooperative, pump_for
@@ -45,24 +49,40 @@ from .pump import Pump, cooperative, pump_for
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-    from .connection import Connection
-
 __all__ = ["FAILED", "Stream"]
 
 log = logging.getLogger(__name__)
 
 MAX_PIECE = 256 * 1024
-"""Bytes given to the server at a time: what a client must take within its send_timeout."""
+"""Bytes given to the server at a time: between two pieces a verdict is acted on."""
 
 STUCK = 1.0
 """Seconds in one send after which a client that is past the deadline has had its time."""
 
-FAILED = sse.Event("The stream failed.", event="error").encode()
+FAREWELL = 0.3
+"""Seconds between an ``error`` event and the break: a browser that gets both at once drops the
+event.
+"""
 
-_LEAVES = ("GeneratorExit", "GreenletExit", "KeyboardInterrupt", "SystemExit")
-"""What ends a greenlet or the process; by name, since gevent may not be here."""
+_MESSAGE = "The stream failed."
 
-_BROKEN = (CloseReason.FAILED, CloseReason.STALLED, CloseReason.DEADLINE)
+FAILED = sse.Event(
+    json.dumps(
+        {
+            "type": "error",
+            "error": {"type": "server_error", "message": _MESSAGE},
+            "errorText": _MESSAGE,
+        }
+    ),
+    event="error",
+).encode()
+"""The fields are those that the SDKs of OpenAI and Anthropic and the AI SDK look for."""
+
+_STOPS = ("GeneratorExit", "GreenletExit", "KeyboardInterrupt", "SystemExit")
+"""Exceptions that mean "stop", not "the source failed". By name, since gevent is optional."""
+
+_AT_ONCE = (CloseReason.DEADLINE, CloseReason.DISCONNECTED)
+"""Verdicts that do not wait for the end of a large item."""
 
 
 class Stream(Account, Iterator[bytes]):
@@ -81,12 +101,15 @@ class Stream(Account, Iterator[bytes]):
     last = False
 
     _backlog = 0
+    _bom = b""  # what of the source may be a byte order mark, while that is not known
     _beat: tuple[bytes, float] | None = None
-    _boundary: sse.Boundary | None = None  # of blocks, where something may be said between them
+    _boundary: sse.Boundary | None = None  # of an event stream, where something may be put in
     _clock: Clock | None = None
     _due: bytes | None = None
     _first: float | None = None
+    _failed_at: float | None = None  # when the error event was given
     _freed = _told = False
+    _is_quiet = False  # whether the server knows by the connection that the body is not whole
     _opened = False
     _opening = b""
     _probing = False
@@ -111,15 +134,18 @@ class Stream(Account, Iterator[bytes]):
         together, timed = cooperative(), bool(policies.heartbeat or policies.deadline)
         self._close = close
         self._event_stream = event_stream
+        self._drains = policies.drain_for(environ, event_stream=event_stream)
         self._policies = policies
         if length is not None:  # there is no room in it for what is said in between
             chunks = measured(chunks, length, self.route)
         else:
             self._beat = policies.beat(event_stream=event_stream)
             if event_stream:
-                self._opening, self._boundary = sse.OPENING, sse.Boundary()
-        if together:
-            self.connection = _connections().of(environ)
+                self._opening = sse.opening(environ["REQUEST_METHOD"])
+                self._boundary = sse.Boundary()
+        self.connection = Connection.of(environ, length if self._plain else None)
+        if self.connection is not None:
+            self.connection.limit(policies.send_timeout or None)
         self._pump = pump or pump_for(chunks, waits=waits, timed=timed)
         self._pump.flow(self._idle, each=policies.flush == "each")
         if together or timed:
@@ -136,25 +162,24 @@ class Stream(Account, Iterator[bytes]):
     ) -> None:
         """Start the response whose body this is: its headers leave before the first chunk."""
         write = start_response(status, headers)
-        if self.connection is not None:
-            self.connection.server = getattr(start_response, "__self__", None)
         if write is None or DRAIN in environ:
             return
         try:  # some servers keep the headers until there are bytes, but not after a write
             write(b"")
         except OSError as error:
             raise StreamAborted("the client left before the headers") from error
+        if self.connection is not None:
+            self.connection.sent_head()
 
     # the writer's side
 
     def __next__(self) -> bytes:
         self._sending = False
-        if self._rest:
+        if self._rest and self._verdict not in _AT_ONCE:
             return self._give(b"")
         if self.last and self.reason is None:
             self._stop(CloseReason.EXHAUSTED)
         if self.reason is not None:
-            self._settle()
             raise self._end()
         return self._give(self._take())
 
@@ -166,14 +191,14 @@ class Stream(Account, Iterator[bytes]):
         if piece:
             self.sent += len(piece)
             self.pieces += 1
-            if self._boundary is not None:
-                self._boundary.pass_over(piece)
+        if self.connection is not None:
+            self.connection.gave(piece)
         if not self._rest:
             if self.reason is None and self._pump.exhausted:
                 self.last = True
                 self._free()
             elif self.reason is not None:
-                self.last = isinstance(self._end(), StopIteration)
+                self.last = self._is_whole
         self._moved = time.monotonic()
         self._sending = True
         return piece
@@ -194,23 +219,25 @@ class Stream(Account, Iterator[bytes]):
                 return self._conclude(self._verdict)
             if self._due is not None:
                 due, self._due = self._due, None
-                if not self._event_stream or self._between_blocks():
+                if not self._event_stream or self._between_lines():
                     return due
             try:
                 piece = self._pump.take()
             except StopIteration:
                 self._stop(CloseReason.EXHAUSTED)
                 return self._over()
-            except StreamAborted:
+            except StreamAborted as error:
                 self._stop(CloseReason.FAILED)
-                self._settle()
-                raise
+                end = self._end()
+                raise (error if isinstance(end, StreamAborted) else end) from None
             except BaseException as error:
-                if type(error).__name__ in _LEAVES:
-                    self._stop(CloseReason.DISCONNECTED)
+                if type(error).__name__ in _STOPS:
+                    self._stop(CloseReason.DRAINING if self._is_cut else CloseReason.DISCONNECTED)
                     self._settle()
                     raise
                 return self._failed(error)
+            if piece and self._boundary is not None:
+                piece = self._of_events(piece)
             if piece and self._first is None:
                 self._first = time.monotonic() - self.start
             if not self._opened:
@@ -219,38 +246,75 @@ class Stream(Account, Iterator[bytes]):
             if piece:
                 return piece
 
+    def _of_events(self, piece: bytes) -> bytes:
+        """A piece of an event stream, without a byte order mark: it is not at the start here."""
+        if self._first is None:
+            piece = self._bom + piece
+            if BOM_UTF8.startswith(piece) and not self._pump.exhausted:
+                self._bom = b"" if piece == BOM_UTF8 else piece
+                return b""
+            piece = piece.removeprefix(BOM_UTF8)
+        if self._boundary is not None:
+            self._boundary.pass_over(piece)
+        return piece
+
+    @property
+    def _plain(self) -> bool:
+        """Whether the body is as long as its source."""
+        return True
+
+    @property
+    def _is_whole(self) -> bool:
+        """Whether the response, which has ended, may look like a whole one."""
+        if self.reason in (CloseReason.DEADLINE, CloseReason.DRAINING):
+            return self._drains == "end"
+        return self.reason is CloseReason.EXHAUSTED
+
+    @property
+    def _is_cut(self) -> bool:
+        """Whether it is the worker that ends it: its grace period is over."""
+        return self._drain is not None and bool(self._drain.draining)
+
     def _end(self) -> Exception:
         """What ``__next__`` raises of a stream that has ended."""
-        if self.reason not in _BROKEN or (
-            self.reason is CloseReason.DEADLINE and self._event_stream
-        ):
+        if self._failed_at is not None:
+            left = self._failed_at + FAREWELL - time.monotonic()
+            self._failed_at = None
+            if left > 0:
+                time.sleep(left)
+        assert self.reason is not None
+        if not (self._told or self._is_whole or self.connection is None):
+            self._is_quiet = self.connection.break_off(self.reason)
+        self._settle()
+        if self._is_whole or self._is_quiet or self.reason is CloseReason.DISCONNECTED:
             return StopIteration()
         return StreamAborted(f"{self.route}: {self.reason}")
 
-    def _between_blocks(self) -> bool:
-        """Whether something may be said in an event stream: not within a block of raw text."""
-        return self._boundary is not None and self._boundary.reached
+    def _between_lines(self) -> bool:
+        """Whether a comment may be put in here."""
+        return not self._rest and self._boundary is not None and self._boundary.between_lines
+
+    def _between_events(self) -> bool:
+        """Whether an event may be put in here: not within a block of raw text."""
+        return not self._rest and self._boundary is not None and self._boundary.between_events
 
     def _over(self) -> bytes:
         """The piece after all others, in a coding that has one."""
-        self._settle()
         raise self._end()
 
     def _failed(self, error: BaseException) -> bytes:
         log.error("%s failed in mid-stream", self.route, exc_info=error)
         self._stop(CloseReason.FAILED)
-        if self._between_blocks():
-            return FAILED
-        self._settle()
+        if self._between_events():
+            self._failed_at = time.monotonic()
+            return FAILED if self._opened else self._opening + FAILED
         raise self._end() from None
 
     def _conclude(self, reason: CloseReason) -> bytes:
         self._stop(reason)
-        if reason is CloseReason.DRAINING and self._due is not None and self._between_blocks():
+        if reason is CloseReason.DRAINING and self._due is not None and self._between_lines():
             return self._due
-        if reason is CloseReason.DISCONNECTED:
-            self._settle()
-            raise StreamAborted(f"{self.route}: the client left")
+        self._rest = b""
         return self._over()
 
     @property
@@ -281,8 +345,8 @@ class Stream(Account, Iterator[bytes]):
         self._decide(CloseReason.DISCONNECTED)
 
     def _half_closed(self) -> None:
-        if self._between_blocks():
-            self._due = sse.OPENING
+        if self._between_lines():
+            self._due = sse.COMMENT
         elif self.connection is not None and self.connection.can_probe():
             self._probing = True
         else:
@@ -301,8 +365,12 @@ class Stream(Account, Iterator[bytes]):
         if over:
             self._decide(CloseReason.DEADLINE)
         if self._sending:
-            if over and still >= STUCK:
+            if policies.deadline and now - self.start >= policies.deadline + STUCK:
                 self._throw(CloseReason.DEADLINE)
+            elif self.connection is None or self.connection.limits_writes:
+                return
+            elif self.connection.progressed():
+                self._moved = now
             elif policies.send_timeout and still >= policies.send_timeout:
                 self._throw(CloseReason.STALLED)
         elif self._beat is not None and still >= self._beat[1]:
@@ -312,19 +380,23 @@ class Stream(Account, Iterator[bytes]):
 
     def _throw(self, reason: CloseReason) -> None:
         """Have the writer out of a send that lasts."""
-        if self.connection is not None and not self._thrown:
+        connection = self.connection
+        if connection is not None and connection.writer is not None and not self._thrown:
             self._thrown, self._verdict = True, reason
-            self.connection.reset(StreamAborted(f"{self.route}: the client stopped reading"))
+            connection.reset(ClientStalled())
 
     def drain(self, retry: int) -> None:
-        if self._event_stream and self.reason is None:
-            self._due = sse.Event(retry=retry).encode()
+        if self._drains != "finish" and self.reason is None:
+            if self._event_stream:
+                self._due = sse.Event(retry=retry).encode()
             self._decide(CloseReason.DRAINING)
 
     # the endings
 
     def close(self) -> None:
         """Called by the server when it is done with the stream, whatever happened."""
+        if self.connection is not None and self.connection.stalled:
+            self._verdict, self._thrown = CloseReason.STALLED, True
         if self.reason is None:
             self._stop(self._verdict or CloseReason.DISCONNECTED)
         elif self._thrown and self._verdict is not None:
@@ -354,10 +426,3 @@ class Stream(Account, Iterator[bytes]):
         if self.connection is not None:
             self.connection.close()
         self._tell(self.reason, self._first, self._backlog)
-
-
-@cache
-def _connections() -> type[Connection]:
-    from .connection import Connection
-
-    return Connection

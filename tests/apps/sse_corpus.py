@@ -1,7 +1,7 @@
 """The events of test_sse_peers.py, and the application that sends them."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from vento_wsgi import Context, Event, Response, create_app, create_router
 
@@ -69,6 +69,18 @@ def anything(chance: random.Random) -> Event:
         retry=chance.choice([None, None, chance.randrange(10**15)]),
         comment=chance.choice(["", some(chance)]),
     )
+
+
+def as_read(events: Iterable[Event]) -> Iterator[Event]:
+    """What decode() gives of `events`: of what is no event, each line by itself."""
+    for event in events:
+        if not event.is_aside:
+            yield event
+            continue
+        if event.retry is not None:
+            yield Event(retry=event.retry)
+        if event.comment is not None:
+            yield from (Event(comment=line) for line in event.comment.split("\n"))
 
 
 def events() -> Iterator[Event]:

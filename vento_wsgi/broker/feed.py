@@ -8,15 +8,17 @@ ends.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
 from ..account import CloseReason
+from ..exceptions import ClientStalled
 from ..keys import DRAIN, route
 from ..policies import Policies
-from ..sse import OPENING
-from ..stream import FAILED, Stream
+from ..sse import opening
+from ..stream import FAILED, FAREWELL, Stream
 from .frame import mark
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ class Feed:
         self._close = close
         self._route = route(environ)
         self._drain = environ.get(DRAIN)
+        self._drains = policies.drain_for(environ, event_stream=True)
+        self._opening = opening(environ["REQUEST_METHOD"])
         self.policies = policies
 
     @staticmethod
@@ -91,7 +95,9 @@ class Feed:
         close, self._close = self._close, None  # what it closes may close this
         silent = close is None and done is None
         ended = None if silent else partial(_ended, close, done)
-        slot = Slot(self._subscription, self.policies, self._route, ended, self._drain)
+        slot = Slot(
+            self._subscription, self.policies, self._route, ended, self._drain, self._drains
+        )
 
         def send(data: bytes) -> None:
             write(data)
@@ -101,7 +107,7 @@ class Feed:
         reason: CloseReason | None = CloseReason.DISCONNECTED
         try:
             reason = self._send_past(slot, send)
-        except TimeoutError:
+        except ClientStalled:
             reason = CloseReason.STALLED
         except OSError:
             pass
@@ -110,7 +116,7 @@ class Feed:
 
     def _send_past(self, slot: Slot, send: Callable[[bytes], object]) -> CloseReason | None:
         """Send what is in the log; why this is the end, if it is."""
-        subscription, ready = self._subscription, OPENING
+        subscription, ready = self._subscription, self._opening
         try:
             ready += mark(subscription.log, subscription.position).block
             for frame in subscription.catch_up(slot.join):
@@ -123,6 +129,7 @@ class Feed:
         except Exception:
             log.exception("%s failed in mid-stream", self._route)
             send(ready + FAILED)
+            time.sleep(FAREWELL)
             return CloseReason.FAILED
         if ready:
             send(ready)

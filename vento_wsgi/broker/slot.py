@@ -23,8 +23,9 @@ from gevent.monkey import get_original
 from ..account import Account, CloseReason, Snapshot
 from ..clock import Watch, clock
 from ..connection import RESET
-from ..policies import Policies
-from ..sse import OPENING, Event
+from ..policies import DrainKind, Policies
+from ..sse import COMMENT, Event
+from ..stream import STUCK
 from .fanout import Fanout
 from .frame import Backlog, Frame, chunk, mark
 from .log import Position
@@ -50,10 +51,11 @@ class Slot(Account):
     """A socket that is told of events, framed as chunks of HTTP/1.1 (RFC 9112, section 7.1).
 
     policies, route: as those of a Stream. ended: called at the end, with the bytes that were sent.
+    drains: what happens to it when the worker stops.
     """
 
     __slots__ = (
-        *("_backlog", "_ended", "_fanout", "_from", "_last", "_limit", "_log"),
+        *("_backlog", "_drains", "_ended", "_fanout", "_from", "_last", "_limit", "_log"),
         *("_policies", "_rest", "_slow", "_sock", "_watch", "_writable", "topics"),
     )
 
@@ -64,6 +66,7 @@ class Slot(Account):
         route: str,
         ended: Callable[[int], object] | None,
         drain: Any,
+        drains: DrainKind,
     ) -> None:
         super().__init__(sys.intern(route), drain, policies.on_end)
         self.topics = subscription.topics
@@ -71,6 +74,7 @@ class Slot(Account):
         self._log = subscription.log
         self._fanout: Fanout | None = None
         self._policies = policies
+        self._drains = drains
         self._ended = ended
         self._sock: Any = None
         self._from: Position = subscription.position
@@ -125,10 +129,19 @@ class Slot(Account):
 
     def dismiss(self) -> None:
         """Called by the fan-out when nothing more will come of it."""
-        self._finish(CloseReason.EXHAUSTED, b"")
+        self._finish(CloseReason.EXHAUSTED, b"", LAST_CHUNK)
 
     def drain(self, retry: int) -> None:
-        self._finish(CloseReason.DRAINING, Event(retry=retry).encode())
+        if self._drains != "finish":
+            self._finish(CloseReason.DRAINING, Event(retry=retry).encode(), self._end_chunk)
+
+    def cut(self) -> None:
+        self.end(CloseReason.DRAINING)
+
+    @property
+    def _end_chunk(self) -> bytes:
+        """The final chunk, unless the response must not look whole."""
+        return LAST_CHUNK if self._drains == "end" else b""
 
     def end(self, reason: CloseReason) -> None:
         """Close the socket; further calls do nothing."""
@@ -172,8 +185,10 @@ class Slot(Account):
     def tick(self, now: float) -> None:
         policies, still = self._policies, now - self._moved
         if policies.deadline and now - self.start >= policies.deadline:
-            self._finish(CloseReason.DEADLINE, b"")
+            self._finish(CloseReason.DEADLINE, b"", self._end_chunk)
             still = now - self._moved
+            if now - self.start >= policies.deadline + STUCK:
+                self.end(CloseReason.DEADLINE)
         if self._backlog is not None:
             if policies.send_timeout and still >= policies.send_timeout:
                 self.end(CloseReason.STALLED)
@@ -191,7 +206,7 @@ class Slot(Account):
 
     def _half_closed(self) -> None:
         if self._backlog is None:
-            self._say(OPENING)
+            self._say(COMMENT)
 
     # the socket
 
@@ -222,10 +237,10 @@ class Slot(Account):
         if self._last is None and self.reason is None and not self._backlog.add(frame):
             self.end(CloseReason.STALLED)
 
-    def _finish(self, reason: CloseReason, block: bytes) -> None:
-        """End cleanly, once what is before has been sent."""
+    def _finish(self, reason: CloseReason, block: bytes, end: bytes) -> None:
+        """End once everything before it has been sent. end: the final chunk, if there is one."""
         if self._last is None and self.reason is None:
-            self._last = reason, chunk(block) + LAST_CHUNK if block else LAST_CHUNK
+            self._last = reason, chunk(block) + end if block else end
             self.sent += len(block)
             if self._fanout is not None:
                 self._fanout.leave(self)

@@ -34,7 +34,6 @@ from ..broker.feed import Feed
 from ..context import BINARY, Context
 from ..files import Window
 from ..response import Response
-from ..stream import Stream
 from . import runs
 
 if TYPE_CHECKING:
@@ -160,11 +159,6 @@ class _Body(Iterator[bytes]):
         self._environ = environ
         self._begun: Any = None
         self._chunks: Iterator[bytes] | None = None
-        self._announced = False
-        self._chunked = (
-            environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
-            and "Content-Length" not in response.headers
-        )
 
     def begin(self) -> Any:
         if self._begun is None:
@@ -175,13 +169,7 @@ class _Body(Iterator[bytes]):
     def __next__(self) -> bytes:
         if self._chunks is None:
             self._chunks = iter(self.begin())
-        elif self._announced and isinstance(self._chunks, Stream) and self._chunks.connection:
-            # start_response is Django's to call: a stream cannot see how it is framed
-            self._chunks.connection.chunked = self._chunked
-        chunk = next(self._chunks)
-        # gunicorn sends the head with an empty chunk, other servers only with bytes
-        self._announced |= chunk != b"" or "gunicorn.socket" in self._environ
-        return chunk
+        return next(self._chunks)
 
     def close(self) -> None:
         try:

@@ -213,8 +213,6 @@ class _Start:
         self.headers: list[tuple[str, str]] = []
         self.sent = False
         self._real: Callable[[bytes], object] = _too_late
-        # a stream of ours asks it how the response is framed
-        self.__self__ = getattr(start_response, "__self__", None)
 
     def field(self, asked: str) -> str:
         """A header's value in lower case; "" for none."""

@@ -1,9 +1,9 @@
 """Drain: how the streams of a worker that stops come to their end.
 
-Streams tell the worker, the worker does not search for them. An event stream is ended with a
-``retry:`` field, since its client comes back and another worker has the next events; they
-end one after the other over a window, so that they do not come back all at once. A stream of
-another kind may go on until gunicorn's graceful_timeout; its handler sees ``ctx.draining``.
+Streams tell the worker, the worker does not search for them. What happens to one depends on who
+reads it; see DrainKind. Those whose client comes back, where another worker has the next events,
+end one after the other over a window, so that they do not come back all at once. The others may
+go on until gunicorn's graceful_timeout; their handlers see ``ctx.draining``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ STEP = 0.05
 
 KEPT = 20
 """Endings that are remembered: as many as a terminal has room for."""
+
+RETRY = 1000
+"""Milliseconds until the first clients come back: the next worker has started by then."""
 
 Ended = tuple[str, CloseReason | None, int, float, float]
 """Route, reason, bytes, and when it began and ended, by monotonic(). No stream is kept for it."""
@@ -66,7 +69,13 @@ class Drain:
                 stream = self._waiting.popleft()
                 if stream in self.streams:
                     # the clients return over the same window, whenever they were told to
-                    stream.drain(retry=random.randint(0, round(self.window * 1000)))
+                    jitter = random.randint(0, round(self.window * 1000))
+                    stream.drain(retry=RETRY + jitter)
 
         timer.start(step)
         step()
+
+    def end(self) -> None:
+        """Called when the worker's time is over: end the streams that nobody else does."""
+        for stream in tuple(self.streams):
+            stream.cut()

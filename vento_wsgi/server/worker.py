@@ -32,7 +32,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from ..broker.feed import Feed
 from ..clock import clock
-from ..keys import DRAIN, PARK
+from ..keys import CONNECTION, DRAIN, PARK
 from .boot import prepare
 from .drain import STEP, Drain
 from .reading import Parser, Reader, Settings
@@ -132,11 +132,16 @@ class StreamWorker(GeventWorker):
             super().run()
             self._stop()  # gunicorn may be here before the loop
             # parked sockets are in no pool that gunicorn would wait for
-            while self._drain.streams and time.monotonic() < self._until:
-                self.notify()
-                gevent.sleep(STEP)
+            self._await_streams(self._until)
+            self._drain.end()
+            self._await_streams(time.monotonic() + SETTLED)  # what on_end does
         finally:
             status.close()
+
+    def _await_streams(self, until: float) -> None:
+        while self._drain.streams and time.monotonic() < until:
+            self.notify()
+            gevent.sleep(STEP)
 
     def _status(self) -> Status:
         about = {
@@ -218,6 +223,7 @@ class StreamWorker(GeventWorker):
             )
             environ["wsgi.multithread"] = True
             environ[DRAIN] = self._drain
+            environ[CONNECTION] = response
             if not self.cfg.is_ssl and req.version == (1, 1):
                 environ[PARK] = True
             self.nr += 1
@@ -284,7 +290,7 @@ class StreamWorker(GeventWorker):
 
         listened = self.log.access_log_enabled or self.cfg.post_request is not _NO_HOOK
         response.force_close()
-        response.sock.settimeout(feed.policies.send_timeout or None)
+        response.send_timeout = feed.policies.send_timeout or None
         try:
             feed.park(response.write, response.sock.detach, done if listened else None)
         except GreenletExit:

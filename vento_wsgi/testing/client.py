@@ -103,9 +103,10 @@ class StreamResponse:
         return self._chunks
 
     def events(self, *, comments: bool = False) -> Iterator[Event]:
-        """The events of an event stream as they come, with or without mere comments.
+        """The events of an event stream as they come.
 
-        Raises what chunks() does.
+        comments: also what is no event, each as soon as it is there: comments, as heartbeats
+        are, and ``retry``. Raises what chunks() does.
         """
         while True:
             try:
@@ -115,7 +116,7 @@ class StreamResponse:
                 raise
             if event is None:
                 return
-            if comments or event != Event(comment=event.comment or ""):
+            if comments or not event.is_aside:
                 yield event
 
     def _received(self) -> Iterator[bytes]:

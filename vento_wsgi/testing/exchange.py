@@ -24,9 +24,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from wsgiref.util import is_hop_by_hop
 
-from ..account import Ending
+from ..account import CloseReason, Ending
 from ..exceptions import StreamAborted
-from ..keys import DRAIN
+from ..keys import CONNECTION, DRAIN
 from ..pump import cooperative
 from ..stream import Stream
 
@@ -55,6 +55,20 @@ class _Report:
 
     def discard(self, stream: Stream) -> None:
         self.ended = self.ended or stream is self.stream
+
+
+class _Connection:
+    """What streams are told of the connection: a break of it is an error that the test sees."""
+
+    chunked = headers_sent = stalled = False
+    forwarded = ""
+    send_timeout: float | None = None
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+
+    def break_off(self, reason: CloseReason) -> bool:  # noqa: ARG002
+        return False
 
 
 class Exchange:
@@ -89,7 +103,7 @@ class Exchange:
         self._bodiless = environ["REQUEST_METHOD"] == "HEAD"
         if cooperative():
             self._ends = socket.socketpair()
-            environ["gunicorn.socket"] = self._ends[0]
+            environ[CONNECTION] = _Connection(self._ends[0])
         run = contextvars.copy_context().run
         self._thread = threading.Thread(
             target=run, args=(self._run, app, environ), name=self._name, daemon=True
