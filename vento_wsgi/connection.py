@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .account import CloseReason
@@ -22,7 +23,7 @@ from .pump import cooperative
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-__all__ = ["RESET", "Connection", "ServerConnection"]
+__all__ = ["RESET", "Connection", "Progress", "ServerConnection"]
 
 RESET = struct.pack("ii", 1, 0)
 """SO_LINGER for a close that throws away what the client has not taken."""
@@ -60,19 +61,19 @@ class ServerConnection(Protocol):
 class Connection:
     """The connection of one response that speaks HTTP/1, as its stream sees it.
 
-    writer: the greenlet that the server sends from.
+    writer: the greenlet that the server sends from. progress: how the client takes what is sent.
     """
 
     __slots__ = (
-        *("_acked", "_framing", "_head_sent", "_is_eager", "_server", "_socket", "_watch"),
-        "writer",
+        *("_framing", "_head_sent", "_is_eager", "_server", "_socket", "_watch"),
+        *("progress", "writer"),
     )
 
     def __init__(self, sock: Any, environ: WSGIEnvironment, length: int | None) -> None:
         self._socket = sock
         self._server: ServerConnection | None = environ.get(CONNECTION)
         self._watch: Watch | None = None
-        self._acked: int | None = None
+        self.progress = Progress(sock)
         self._head_sent = False
         # gunicorn sends the head with an empty chunk, others only with bytes
         self._is_eager = "gunicorn.socket" in environ
@@ -92,7 +93,7 @@ class Connection:
             if server is not None
             else environ.get("gunicorn.socket")
             or environ.get("gunicorn.sock")  # its gevent_pywsgi worker
-            or getattr(environ.get("wsgi.input"), "socket", None)  # gevent.pywsgi
+            or _of_pywsgi(environ.get("wsgi.input"))
         )
         return None if sock is None else cls(sock, environ, length)
 
@@ -135,11 +136,6 @@ class Connection:
         if self._server is not None:
             self._server.send_timeout = send_timeout
 
-    def progressed(self) -> bool:
-        """Whether the client has taken bytes since this was asked last."""
-        before, self._acked = self._acked, _taken(self._socket)
-        return before != self._acked
-
     def watch(self, clock: Clock, left: Callable[[], None], closed: Callable[[], None]) -> None:
         """Have `left` called when the client has gone, `closed` when it has closed its side."""
         if self._watch is None:
@@ -164,7 +160,8 @@ class Connection:
         """Have the response end so that nobody takes it for whole; False if that cannot be."""
         if self._server is not None:
             return self._server.break_off(reason)
-        # the server frames an end now, which must not arrive
+        # The server frames an end now, which must not arrive. Where the connection is all there is
+        # to tell the end, a reset does, unless the server shuts it down in good order.
         with suppress(OSError):
             if self._framing == "close":
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
@@ -182,6 +179,40 @@ class Connection:
         if self._watch is not None:
             self._watch.close()
             self._watch = None
+
+
+def _of_pywsgi(source: Any) -> Any:
+    """The socket of gevent.pywsgi, whose input reads from a file made of it."""
+    if not type(source).__module__.startswith("gevent."):
+        return None
+    return getattr(getattr(source.rfile, "raw", None), "_sock", None)
+
+
+class Progress:
+    """How a client takes what it is sent.
+
+    The kernel asks for more only when a good part of its buffer is free, which may be megabytes:
+    a client that is slow makes progress all the time, and a server that waits to write sees none.
+    """
+
+    __slots__ = ("_moved", "_sock", "_taken")
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+        self._taken: int | None = None
+        self._moved = monotonic()
+
+    def still(self) -> float:
+        """Seconds since the client has been seen to take something, or since `go_on`."""
+        taken = _taken(self._sock)
+        if taken != self._taken:
+            self._taken = taken
+            self.go_on()
+        return monotonic() - self._moved
+
+    def go_on(self) -> None:
+        """Called when a write has begun, or gone on."""
+        self._moved = monotonic()
 
 
 def _taken(sock: Any) -> int | None:

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
@@ -193,6 +194,7 @@ class Stream(Account, Iterator[bytes]):
             self.pieces += 1
         if self.connection is not None:
             self.connection.gave(piece)
+            self.connection.progress.go_on()
         if not self._rest:
             if self.reason is None and self._pump.exhausted:
                 self.last = True
@@ -369,9 +371,7 @@ class Stream(Account, Iterator[bytes]):
                 self._throw(CloseReason.DEADLINE)
             elif self.connection is None or self.connection.limits_writes:
                 return
-            elif self.connection.progressed():
-                self._moved = now
-            elif policies.send_timeout and still >= policies.send_timeout:
+            elif self.connection.progress.still() >= (policies.send_timeout or math.inf):
                 self._throw(CloseReason.STALLED)
         elif self._beat is not None and still >= self._beat[1]:
             self._due = self._beat[0]

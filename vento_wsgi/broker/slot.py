@@ -10,6 +10,7 @@ those of a Stream, told in the same way.
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import sys
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from gevent.monkey import get_original
 
 from ..account import Account, CloseReason, Snapshot
 from ..clock import Watch, clock
-from ..connection import RESET
+from ..connection import RESET, Progress
 from ..policies import DrainKind, Policies
 from ..sse import COMMENT, Event
 from ..stream import STUCK
@@ -56,7 +57,7 @@ class Slot(Account):
 
     __slots__ = (
         *("_backlog", "_drains", "_ended", "_fanout", "_from", "_last", "_limit", "_log"),
-        *("_policies", "_rest", "_slow", "_sock", "_watch", "_writable", "topics"),
+        *("_policies", "_progress", "_rest", "_slow", "_sock", "_watch", "_writable", "topics"),
     )
 
     def __init__(
@@ -83,6 +84,7 @@ class Slot(Account):
         self._last: tuple[CloseReason, bytes] | None = None  # to be sent after all else
         self._watch: Watch | None = None
         self._writable: Any = None
+        self._progress: Progress | None = None  # while it waits for the client
         self._enter()
 
     def join(self, fanout: Fanout) -> Position:
@@ -190,7 +192,9 @@ class Slot(Account):
             if now - self.start >= policies.deadline + STUCK:
                 self.end(CloseReason.DEADLINE)
         if self._backlog is not None:
-            if policies.send_timeout and still >= policies.send_timeout:
+            if self._progress is not None and self._progress.still() >= (
+                policies.send_timeout or math.inf
+            ):
                 self.end(CloseReason.STALLED)
         elif (beat := policies.beat(event_stream=True)) and still >= beat[1]:
             self._moved = now
@@ -263,6 +267,8 @@ class Slot(Account):
             self._rest = data[written:]
             if written:
                 self._moved = monotonic()
+                if self._progress is not None:
+                    self._progress.go_on()
             if self._rest:
                 self._wait()
                 return
@@ -292,6 +298,7 @@ class Slot(Account):
     def _wait(self) -> None:
         if self._writable is None:
             self._moved = monotonic()
+            self._progress = Progress(self._sock)
             self._writable = get_hub().loop.io(self._sock.fileno(), WRITABLE, ref=False)
             self._writable.start(self._flush)
 
@@ -299,7 +306,7 @@ class Slot(Account):
         if self._writable is not None:
             self._writable.stop()
             self._writable.close()
-            self._writable = None
+            self._writable = self._progress = None
 
     def _close(self) -> None:
         if self._sock is not None:

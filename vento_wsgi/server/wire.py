@@ -26,7 +26,7 @@ from gevent.socket import wait_write
 from gunicorn.http.wsgi import Response
 
 from ..account import CloseReason
-from ..connection import RESET
+from ..connection import RESET, Progress
 from ..exceptions import ClientStalled, StreamAborted
 from ..files import PLAIN
 from ..policies import SEND_TIMEOUT
@@ -169,19 +169,28 @@ class Wire(Response):
 
     def _push_slowly(self, rest: memoryview) -> None:
         kept = self.sock.gettimeout()
-        self.sock.settimeout(self.send_timeout)
+        progress = Progress(self.sock)
+        self.sock.settimeout(self._patience)
         try:
             while rest:
-                rest = rest[self.sock.send(rest) :]
-        except TimeoutError:
-            raise self._stall() from None
+                try:
+                    rest = rest[self.sock.send(rest) :]
+                    progress.go_on()
+                except TimeoutError:  # noqa: PERF203 – a wait has no other end
+                    self._check(progress)
         finally:
             self.sock.settimeout(kept)
 
-    def _stall(self) -> ClientStalled:
-        self.stalled = True
-        self._reset_at_close()
-        return ClientStalled()
+    @property
+    def _patience(self) -> float | None:
+        """Seconds between two looks at a client that takes nothing."""
+        return None if self.send_timeout is None else self.send_timeout / 4
+
+    def _check(self, progress: Progress) -> None:
+        if self.send_timeout is not None and progress.still() >= self.send_timeout:
+            self.stalled = True
+            self._reset_at_close()
+            raise ClientStalled
 
     def _head(self) -> bytes:
         major, minor = self.req.version or (1, 1)
@@ -206,20 +215,22 @@ class Wire(Response):
             return False
         self._send()
         source, offset = file
+        progress = Progress(self.sock)
         target, end = self.sock.fileno(), offset + length - self.sent
         while offset < end:
             try:
                 sent = os.sendfile(target, source, offset, min(SENDFILE_SIZE, end - offset))
             except BlockingIOError:
                 try:
-                    wait_write(target, self.send_timeout)
+                    wait_write(target, self._patience)
                 except TimeoutError:
-                    raise self._stall() from None
+                    self._check(progress)
                 continue
             if not sent:
                 break  # the file has shrunk: close() will say so
             offset += sent
             self.sent += sent
+            progress.go_on()
         return True
 
 

@@ -33,6 +33,7 @@ from gunicorn.workers.ggevent import GeventWorker
 from ..broker.feed import Feed
 from ..clock import clock
 from ..keys import CONNECTION, DRAIN, PARK
+from ..policies import SEND_TIMEOUT
 from .boot import prepare
 from .drain import STEP, Drain
 from .reading import Parser, Reader, Settings
@@ -126,6 +127,7 @@ class StreamWorker(GeventWorker):
         ticker.add(self)
         if limit := float(os.environ.get("VENTO_BLOCK_LIMIT", BLOCK_LIMIT)):
             ticker.add(Watchdog(limit))
+        Wire.send_timeout = float(os.environ.get("VENTO_SEND_TIMEOUT", SEND_TIMEOUT)) or None
         status = self._status()
         status.open()
         try:
