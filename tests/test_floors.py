@@ -47,6 +47,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "vento_wsgi.request",
         "vento_wsgi.response",
         "vento_wsgi.stream",
+        "vento_wsgi.turns",
     ),
     0: (
         "vento_wsgi.body",
@@ -69,12 +70,14 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
         "vento_wsgi.clock",
         "vento_wsgi.greenlets",
         "vento_wsgi.server",
+        "vento_wsgi.turns",
     ),
     "greenlet": (
         "vento_wsgi.broker",
         "vento_wsgi.connection",
         "vento_wsgi.greenlets",
         "vento_wsgi.server",
+        "vento_wsgi.turns",
     ),
     "redis": ("vento_wsgi.broker.redis",),
     "brotli": ("vento_wsgi.coding",),

@@ -23,8 +23,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vento_wsgi import greenlets
-from vento_wsgi.greenlets import MAX_SLICE, MAX_SOURCES, Greenlets
+from vento_wsgi.greenlets import MAX_SOURCES, Greenlets
 from vento_wsgi.pump import MAX_BUFFER, InPlace, Pump, Threads, cooperative
+from vento_wsgi.turns import MAX_SLICE
 
 T = TypeVar("T")
 Make = Callable[[Iterator[bytes]], Pump]

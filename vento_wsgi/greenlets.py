@@ -24,11 +24,9 @@ from gevent import get_hub
 from greenlet import getcurrent, greenlet
 
 from .pump import MAX_BUFFER
+from .turns import MAX_SLICE, turns
 
 __all__ = ["Greenlets"]
-
-MAX_SLICE = 0.010
-"""Seconds that a source may run without giving the loop its turn: what a client can notice."""
 
 MAX_SOURCES = 64
 """Greenlets kept for the next source: each holds some 20 KB, and few streams end at a time."""
@@ -47,6 +45,7 @@ class Greenlets:
         "_close",
         "_context",
         "_error",
+        "_full",
         "_gathers",
         "_held",
         "_hub",
@@ -75,6 +74,7 @@ class Greenlets:
         self._ready: list[bytes] = []
         self._size = 0
         self._gathers = False  # _source_waits is with the loop
+        self._full = False  # it was held because its buffer was full
         self._held = True  # the source goes on when the writer switches to it
         self._since = 0  # the loop's iteration in which the writer began to wait
         self._tells = True  # who is idle, whenever there is nothing ready
@@ -101,6 +101,9 @@ class Greenlets:
         if not self._ready and not self._over:
             if self._held and perf_counter() - self._turn > MAX_SLICE:
                 self._give_turn()
+            elif self._full:  # others may have much to do, too
+                self._full = False
+                turns().pause()
             self._wait()
         if self._ready:
             taken = self._ready[0] if len(self._ready) == 1 else b"".join(self._ready)
@@ -199,6 +202,7 @@ class Greenlets:
                     continue
                 self._gather()
             if self._size >= self._most:
+                self._full = self._most > 0
                 self._hold()
             elif perf_counter() - self._turn > MAX_SLICE:
                 self._hold() if self._writer is not None else self._give_turn()
@@ -215,8 +219,7 @@ class Greenlets:
             self._hub.loop.run_callback(self._source_waits)
 
     def _give_turn(self) -> None:
-        # a timer, not a callback: callbacks can go on for many rounds before the loop polls
-        self._hub.wait(self._hub.loop.timer(0))
+        turns().wait()
         self._turn = perf_counter()
 
 

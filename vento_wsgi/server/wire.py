@@ -31,6 +31,7 @@ from ..exceptions import ClientStalled, StreamAborted
 from ..files import PLAIN
 from ..policies import SEND_TIMEOUT
 from ..stream import Stream
+from ..turns import turns
 
 __all__ = ["Wire"]
 
@@ -173,13 +174,21 @@ class Wire(Response):
         self.sock.settimeout(self._patience)
         try:
             while rest:
-                try:
-                    rest = rest[self.sock.send(rest) :]
-                    progress.go_on()
-                except TimeoutError:  # noqa: PERF203 – a wait has no other end
-                    self._check(progress)
+                rest = rest[self._send_some(rest, progress) :]
         finally:
             self.sock.settimeout(kept)
+
+    def _send_some(self, data: memoryview, progress: Progress) -> int:
+        try:
+            if not self.cfg.is_ssl:
+                wait_write(self.sock.fileno(), self._patience)
+                turns().pause()
+            sent = self.sock.send(data)
+        except TimeoutError:
+            self._check(progress)
+            return 0
+        progress.go_on()
+        return sent
 
     @property
     def _patience(self) -> float | None:
@@ -225,6 +234,7 @@ class Wire(Response):
                     wait_write(target, self._patience)
                 except TimeoutError:
                     self._check(progress)
+                turns().pause()
                 continue
             if not sent:
                 break  # the file has shrunk: close() will say so
