@@ -1,18 +1,33 @@
 """Bells: a ring is never missed, and wakes only the one who waits."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any
 
 import gevent
 import pytest
 from gevent import get_hub
+from gevent.monkey import get_original
 from gevent.threadpool import ThreadPool
 
 from vento_wsgi.broker.bell import Bell, _OfGreenlets, _OfThreads
 
 of_both = pytest.mark.parametrize("make", [_OfThreads, _OfGreenlets])
-LONG = 60.0  # seconds: a test that waits for so long has failed
+LONG = 30.0  # seconds: a test that waits for so long has failed
+ROUNDS = 3000  # of a waiter and a native thread: a race that is there shows within some hundreds
+
+Thread: Any = get_original("threading", "Thread")
+Lock: Any = get_original("threading", "Lock")
+
+
+@pytest.fixture
+def switching() -> Iterator[None]:
+    """Native threads that take turns as often as they can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
 
 
 @of_both
@@ -80,4 +95,84 @@ def test_a_ring_for_one_who_was_thrown_out_wakes_nobody_else() -> None:
     assert came == ["thrown out"]
     waiting.get(timeout=LONG)
     assert came[1:] == ["waited for something else"]
+    bell.wait(LONG)  # the ring is kept
+
+
+@pytest.mark.usefixtures("switching")
+@pytest.mark.parametrize("seconds", [None, 2 * LONG])
+def test_no_ring_from_a_native_thread_is_lost(seconds: float | None) -> None:
+    """The thread rings at any moment of the wait: before it, within it, and just after it."""
+    bell, turn = _OfGreenlets(), Lock()
+    turn.acquire()
+    put: list[int] = []
+
+    def ring() -> None:
+        for n in range(ROUNDS):
+            put.append(n)
+            bell.ring()
+            turn.acquire()  # until it was heard
+
+    thread = Thread(target=ring, daemon=True)
+    thread.start()
+    with gevent.Timeout(LONG, AssertionError("a ring was lost")):
+        for n in range(ROUNDS):
+            while not put:
+                bell.wait(seconds)
+            assert put.pop() == n
+            turn.release()
+    thread.join()
+
+
+@pytest.mark.usefixtures("switching")
+def test_rings_from_many_native_threads_wake_after_the_last() -> None:
+    """What was put before a ring is seen after a wait: the last of many as well."""
+    bell = _OfGreenlets()
+    put: list[int] = []
+
+    def ring() -> None:
+        for n in range(ROUNDS):
+            put.append(n)
+            bell.ring()
+
+    threads = [Thread(target=ring, daemon=True) for _ in range(4)]
+    with gevent.Timeout(LONG, AssertionError("a ring was lost")):
+        for thread in threads:
+            thread.start()
+        while len(put) < 4 * ROUNDS:
+            bell.wait(None)
+    for thread in threads:
+        thread.join()
+
+
+def test_a_ring_from_a_native_thread_makes_no_hub_there() -> None:
+    from gevent._hub_local import get_hub_if_exists
+
+    bell, hubs = _OfGreenlets(), []
+
+    def ring() -> None:
+        bell.ring()
+        hubs.append(get_hub_if_exists())
+
+    waiting = gevent.spawn(bell.wait, LONG)
+    gevent.sleep(0)
+    thread = Thread(target=ring)
+    thread.start()
+    waiting.get(timeout=LONG)
+    thread.join()
+    assert hubs == [None]
+
+
+def test_a_ring_for_a_waiter_whose_hub_is_gone_does_nothing() -> None:
+    bell = _OfGreenlets()
+
+    def wait_and_end() -> None:
+        hub = get_hub()
+        gevent.spawn(bell.wait, None)
+        gevent.sleep(0)
+        hub.destroy(destroy_loop=True)
+
+    thread = Thread(target=wait_and_end)
+    thread.start()
+    thread.join()
+    bell.ring()
     bell.wait(LONG)  # the ring is kept

@@ -112,7 +112,10 @@ class Greenlets:
             return taken
         if self._over:
             error, self._error = self._error, None
-            raise error or StopIteration
+            try:
+                raise error or StopIteration
+            finally:
+                del error  # its traceback has this frame: a cycle, with all that the source had
         return b""
 
     def _wait(self) -> None:

@@ -12,13 +12,14 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
     from .greenlets import Greenlets
 
-__all__ = ["MAX_BUFFER", "InPlace", "Pump", "Threads", "cooperative", "pump_for"]
+__all__ = ["MAX_BUFFER", "InPlace", "Pump", "Threads", "cooperative", "interruptible", "pump_for"]
 
 log = logging.getLogger(__name__)
 
@@ -107,11 +108,14 @@ class InPlace:
 class Threads:
     """The source runs in a thread: what servers without gevent can have.
 
-    A thread that waits cannot be interrupted: the source is closed when it makes its next
-    chunk.
+    A thread that waits cannot be interrupted, except in an ``interruptible()`` wait: the source
+    is closed when it makes its next chunk.
+
+    wakes: ends the wait in which the source is, if that can be ended.
     """
 
     tells_idle: ClassVar[bool] = False
+    wakes: Callable[[], object] | None = None
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
@@ -152,7 +156,10 @@ class Threads:
             self._changed.notify_all()
             if not taken and self._over:
                 error, self._error = self._error, None
-                raise error or StopIteration
+                try:
+                    raise error or StopIteration
+                finally:
+                    del error  # its traceback has this frame: a cycle
         return taken
 
     def wake(self) -> None:
@@ -166,6 +173,9 @@ class Threads:
             if self._thread is not None and not self._over:
                 self._close = close  # for the thread, when it comes out of the source
                 self._changed.notify_all()
+                wakes = self.wakes
+                if wakes is not None:
+                    wakes()
                 return
         if self._thread is None:
             close()
@@ -173,6 +183,7 @@ class Threads:
             self._context.run(close)
 
     def _run(self) -> None:
+        _source_of.pump = self
         error = None
         try:
             for chunk in self._chunks:
@@ -193,3 +204,27 @@ class Threads:
                 self._close()
             except Exception:
                 log.exception("closing a source failed")
+
+
+_source_of = threading.local()
+"""The Threads whose source the thread runs, as `pump`."""
+
+
+@contextmanager
+def interruptible(wake: Callable[[], object]) -> Iterator[None]:
+    """A wait that a stream which stops can end, as gevent does: GeneratorExit is raised there.
+
+    wake: has the wait return; called from another thread, and perhaps before it has begun.
+    """
+    pump: Threads | None = getattr(_source_of, "pump", None)
+    if pump is None:
+        yield
+        return
+    pump.wakes = wake
+    try:
+        if not pump._stopped:  # asked after `wakes` was set: stop() sees one, or this the other
+            yield
+    finally:
+        pump.wakes = None
+    if pump._stopped:
+        raise GeneratorExit
