@@ -25,7 +25,6 @@ from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
 from typing import NamedTuple
-from urllib.parse import urlencode
 
 import pytest
 from servers import ROOT, Running
@@ -77,7 +76,7 @@ class Listener:
         self._raw.clear()
         self._body = b""
         self.sock = socket.create_connection(self._address, PATIENCE)
-        asked = urlencode([("topic", topic) for topic in self.topics])
+        asked = "&".join(topic if "=" in topic else f"topic={topic}" for topic in self.topics)
         last = f"Last-Event-ID: {self.last_id}\r\n" if self.last_id else ""
         self.sock.sendall(f"GET /news?{asked} HTTP/1.1\r\nHost: test\r\n{last}\r\n".encode())
         self.sock.setblocking(False)
@@ -327,7 +326,12 @@ class Crowd:
         self.close()
 
 
+def below(topic: str) -> str:
+    """For a listener to all topics below one."""
+    return f"below={topic}"
+
+
 def wanted(topics: tuple[str, ...]) -> Callable[[Told], bool]:
     """Whether an event is of `topics`."""
-    names = [name for name in TOPICS if name in topics or f"{name.partition('/')[0]}/*" in topics]
+    names = [name for name in TOPICS if name in topics or below(name.partition("/")[0]) in topics]
     return lambda told: told.data.rpartition(" ")[2] in names

@@ -13,8 +13,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -22,17 +22,17 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from logs import SECONDS, RedisServer
+from logs import LONG, SECONDS, RedisServer
 from servers import ROOT, eventually
 
 from vento_wsgi import Event
 from vento_wsgi.broker import Broker, Lagged, Subscription
 from vento_wsgi.broker.fanout import Fanout
-from vento_wsgi.broker.frame import Backlog, Frame, Slow, gap
+from vento_wsgi.broker.frame import Backlog, Frame, Slow, gap, mark
 from vento_wsgi.broker.log import Entry, Topics
 from vento_wsgi.broker.memory import Memory
 from vento_wsgi.exceptions import BrokerError, EventError
-from vento_wsgi.sse import decode
+from vento_wsgi.sse import COMMENT, decode
 
 KINDS = ["memory", "sqlite", "redis"]
 
@@ -208,23 +208,45 @@ def test_an_event_has_a_greatest_size(opened: Opener) -> None:
 
 
 @pytest.mark.parametrize(
-    "topic", ["", "*", "a/*", "a*", "a\n", "a\0b", "\ud800", "x" * 201, None, 1, b"a"]
+    "topic",
+    [
+        *("", "*", "a/*", "a*", "/*", "*/*", "a/*/*", "a/*/b"),
+        *("a\n", "a\0b", "\ud800", "x" * 201, None, 1, b"a"),
+    ],
 )
 def test_what_is_no_topic_is_refused(topic: Any) -> None:
     broker = Broker("memory://")
     with pytest.raises(ValueError, match="a topic"):
         broker.publish(topic, "x")
-    if topic != "a/*":
+    for names, below in (((topic,), ()), (("a", topic), ()), ((), [topic]), (("a",), ["b", topic])):
         with pytest.raises(ValueError, match="a topic"):
-            broker.subscribe(topic)
-        with pytest.raises(ValueError, match="a topic"):
-            broker.subscribe("a", topic)
+            broker.subscribe(*names, below=below)
 
 
-@pytest.mark.parametrize("topic", ["/*", "*/*", "a/*/*", "a/*/b"])
-def test_what_is_no_pattern_is_refused(topic: str) -> None:
+def test_a_name_with_a_star_is_refused_with_what_to_write_instead() -> None:
+    broker = Broker("memory://")
+    for topic, hint in (("world/*", "world"), ("a/b/*", "a/b"), ("*", "world"), ("a*", "world")):
+        for use in (broker.subscribe, lambda name: broker.publish(name, "x")):
+            with pytest.raises(ValueError, match=re.escape(f"subscribe(below='{hint}')")):
+                use(topic)
+
+
+@pytest.mark.parametrize("below", ["", "*", "world/", "/", ["world", "sports/"], [b"a"], b"a"])
+def test_what_nothing_can_be_below_is_refused(below: Any) -> None:
     with pytest.raises(ValueError, match="a topic"):
-        Broker("memory://").subscribe(topic)
+        Broker("memory://").subscribe("a", below=below)
+
+
+def test_a_name_from_a_url_reads_nothing_of_anybody_else(broker: Broker) -> None:
+    """Whatever a visitor calls himself, a topic is that name and no pattern."""
+    start = broker.subscribe("x").last_id
+    for name in ("ada", "%", "_", "ad_", "[a]", "a?a", "..", "."):
+        broker.publish(f"user/{name}", name)
+    for name in ("%", "_", "ad_", "[a]", "a?a", "..", "."):
+        subscription = broker.subscribe(f"user/{name}", after=start)
+        live = broker.publish(f"user/{name}", "live")
+        assert take(subscription, 2) == [name, "live"]
+        assert subscription.last_id == live
 
 
 @pytest.mark.parametrize(
@@ -236,6 +258,9 @@ def test_what_is_no_pattern_is_refused(topic: str) -> None:
         ({"backlog": True}, "backlog is a number"),
         ({"after": 17}, "after is the id of an event or None, not 17"),
         ({"after": b"1-1"}, "after is the id"),
+        ({"replay": -1}, "replay is a number of events, 0 or more, or None, not -1"),
+        ({"replay": True}, "replay is a number"),
+        ({"replay": "9"}, "replay is a number"),
     ],
 )
 def test_arguments_that_are_none_are_refused_at_once(options: Any, says: str) -> None:
@@ -267,25 +292,25 @@ def test_with_after_everything_later_is_given_first(broker: Broker) -> None:
 
 
 @pytest.mark.parametrize(
-    ("topics", "given"),
+    ("topics", "below", "given"),
     [
-        (["a"], ["a"]),
-        (["a", "b"], ["a", "b"]),
-        (["a/*"], ["a/b", "a/b/c"]),
-        (["a/*", "a/b"], ["a/b", "a/b/c"]),
-        (["a/b/*", "a/*", "c"], ["a/b", "a/b/c", "c"]),
-        (["☂/*"], ["☂/☂"]),
+        (["a"], (), ["a"]),
+        (["a", "b"], (), ["a", "b"]),
+        ([], "a", ["a/b", "a/b/c"]),
+        (["a/b"], "a", ["a/b", "a/b/c"]),
+        (["c"], ["a/b", "a"], ["a/b", "a/b/c", "c"]),
+        ([], {"☂"}, ["☂/☂"]),
     ],
 )
-def test_topics_are_names_or_all_below_a_prefix_from_the_log_and_live(
-    broker: Broker, topics: list[str], given: list[str]
+def test_topics_are_names_and_all_below_a_name_from_the_log_and_live(
+    broker: Broker, topics: list[str], below: Any, given: list[str]
 ) -> None:
     all_topics = ["a", "a/b", "ab", "a/b/c", "b", "c", "☂/☂"]
     start = broker.subscribe("a").last_id
-    live = broker.subscribe(*topics)
+    live = broker.subscribe(*topics, below=below)
     for topic in all_topics:
         broker.publish(topic, topic)
-    after = broker.subscribe(*topics, after=start)
+    after = broker.subscribe(*topics, below=below, after=start)
     assert take(after, len(given)) == given
     for topic in all_topics:
         broker.publish(topic, topic)
@@ -361,7 +386,7 @@ with gevent.Timeout(25):
     reader = gevent.spawn(next, broker.subscribe("a"))
     gevent.sleep(0.01)
     reader.kill()
-    assert not broker._opened().told()._all()
+    assert broker.subscribers == 0
 broker.close()
 """
 
@@ -418,44 +443,77 @@ def test_every_subscriber_of_every_broker_has_every_event(opened: Opener) -> Non
 
 
 @pytest.mark.parametrize("after", ["", "x", "1", "1-1", "vaaaaaaaa-1", "é", "0-0", "9" * 1000])
-def test_an_id_that_is_unknown_is_answered_by_a_gap_and_the_oldest(
-    broker: Broker, after: str
-) -> None:
+def test_an_id_that_is_unknown_is_answered_by_a_gap_at_the_end(broker: Broker, after: str) -> None:
     ids = fill(broker, 3)
     if after == "0-0" and broker.url.startswith("unix"):
         return  # the start of a Redis that has all
     subscription = broker.subscribe("a", after=after)
-    first = next(subscription)
-    assert first.event == "gap"
-    assert first.data is not None
-    assert json.loads(first.data) == {"until": first.id}
-    assert take(subscription, 3) == texts(0, 3)
-    assert subscription.last_id == ids[-1]
-    assert first.id is not None
-    assert take(broker.subscribe("a", after=first.id), 3) == texts(0, 3)
+    live = broker.publish("a", "live")
+    is_a_gap_at(ids[-1], next(subscription))
+    assert take(subscription, 1) == ["live"]
+    assert subscription.last_id == live
+    assert take(broker.subscribe("a", after=ids[-1]), 1) == ["live"], "and one comes back to there"
 
 
-def test_an_id_that_is_too_old_is_answered_by_a_gap_and_the_oldest(opened: Opener) -> None:
+def is_a_gap_at(id: str, event: Event) -> None:
+    assert event.data is not None
+    assert (event.event, event.id, json.loads(event.data)) == ("gap", id, {"until": id})
+
+
+def test_an_id_that_is_too_old_is_answered_by_a_gap_at_the_end(opened: Opener) -> None:
     broker = opened(keep=300)
     ids = fill(broker, 1500)
     subscription = broker.subscribe("a", after=ids[10])
-    first = next(subscription)
-    assert first.event == "gap"
-    kept = next(subscription)
-    assert kept.id is not None
-    oldest = ids.index(kept.id)
-    assert 900 < oldest <= 1200
-    assert take(subscription, 1499 - oldest) == texts(oldest + 1, 1500)
+    is_a_gap_at(ids[-1], next(subscription))
+    broker.publish("a", "live")
+    assert take(subscription, 1) == ["live"]
+
+
+@pytest.mark.parametrize("replay", [0, 1, 249, 250, 251, None])
+def test_so_many_are_given_again_and_no_more(broker: Broker, replay: int | None) -> None:
+    ids = [broker.publish("ab"[i % 2], str(i)) for i in range(501)]
+    subscription = broker.subscribe("b", after=ids[0], replay=replay)
+    given = texts(1, 501)[::2]
+    if replay is not None and replay < len(given):
+        assert take(subscription, replay) == given[:replay]
+        is_a_gap_at(ids[-1], next(subscription))
+    else:
+        assert take(subscription, len(given)) == given
+    broker.publish("b", "live")
+    assert take(subscription, 1) == ["live"], "which is not counted"
+
+
+@pytest.mark.parametrize("after", [True, False])
+def test_what_comes_after_one_has_subscribed_is_not_given_again(
+    broker: Broker, after: bool
+) -> None:
+    (last,) = fill(broker, 1)
+    subscription = broker.subscribe("a", after=last if after else None, replay=0)
+    assert subscription.last_id == last
+    if after:  # from the first event on it counts
+        reader = Reader(subscription)
+        eventually(lambda: broker.subscribers == 1)
+        fill(broker, 3)
+        reader.has(3)
+        with reader:
+            assert reader.data == texts(0, 3)
+    else:
+        fill(broker, 3)
+        assert take(subscription, 3) == texts(0, 3)
+
+
+def test_a_slow_subscriber_that_was_sent_away_comes_back_within_the_replay() -> None:
+    from vento_wsgi.broker.broker import BACKLOG, REPLAY
+
+    assert REPLAY > 2 * BACKLOG
 
 
 def test_an_id_of_another_log_is_answered_by_a_gap(broker: Broker, tmp_path: Path) -> None:
     other = Broker(f"sqlite:///{tmp_path}/other.db")
     with closing(other):
         foreign = other.publish("a", "x")
-        broker.publish("a", "y")
-        subscription = broker.subscribe("a", after=foreign)
-        assert next(subscription).event == "gap"
-        assert next(subscription).data == "y"
+        here = broker.publish("a", "y")
+        is_a_gap_at(here, next(broker.subscribe("a", after=foreign)))
 
 
 def test_what_is_dropped_while_it_is_read_is_said(opened: Opener) -> None:
@@ -463,15 +521,12 @@ def test_what_is_dropped_while_it_is_read_is_said(opened: Opener) -> None:
     ids = fill(broker, 299)
     subscription = broker.subscribe("a", after=ids[0])
     assert take(subscription, 100) == texts(1, 101)  # of the first page
-    fill(broker, 1500)
-    events = []
-    for event in subscription:
-        events.append(event)
-        if event.id == broker.subscribe("a").last_id:
-            break
-    (at,) = (n for n, event in enumerate(events) if event.event == "gap")
-    assert [event.data for event in events[:at]] == texts(101, 201)
-    assert [event.data for event in events[at + 1 :]] == texts(1500 - len(events) + at + 1, 1500)
+    ids = fill(broker, 1500)
+    given = take(subscription, 101)
+    assert given[:100] == texts(101, 201)
+    assert json.loads(given[100] or "") == {"until": ids[-1]}
+    broker.publish("a", "live")
+    assert take(subscription, 1) == ["live"]
 
 
 # How subscriptions end.
@@ -502,7 +557,7 @@ def test_a_subscription_that_is_closed_gives_nothing(broker: Broker) -> None:
 def test_a_subscriber_that_left_is_told_nothing(broker: Broker) -> None:
     fanout = broker._opened().told()
     for _ in range(3):
-        subscription = joined(broker, broker.subscribe("a", "b/*"))
+        subscription = joined(broker, broker.subscribe("a", below="b"))
         assert len(fanout._all()) == 1
         subscription.close()
         assert fanout._all() == ()
@@ -662,6 +717,16 @@ def test_latest_keeps_the_newest_of_each_name_once_it_is_full(
     assert drained(backlog) == expected
 
 
+@pytest.mark.parametrize("slow", ["disconnect", "drop_oldest", "latest"])
+def test_a_mark_makes_room_for_an_event(log: Any, slow: Slow) -> None:
+    backlog = Backlog(log, 1, slow)
+    assert backlog.add(mark(log, 1))
+    assert backlog.add(mark(log, 2))
+    assert len(backlog) == 1
+    assert backlog.add(frame(3))
+    assert drained(backlog) == ["3"]
+
+
 def test_events_without_a_name_are_messages(log: Any) -> None:
     backlog = Backlog(log, 1, "latest")
     for name in ("message", "other", "message"):
@@ -694,54 +759,84 @@ def test_a_gap_says_until_where() -> None:
 # For a browser.
 
 
-def test_blocks_begin_with_a_mark_and_carry_ids(broker: Broker) -> None:
+def test_blocks_begin_with_where_one_stands_unless_the_client_has_that_id(broker: Broker) -> None:
     ids = fill(broker, 2)
-    subscription = broker.subscribe("a", after=ids[0])
+    subscription = broker.subscribe("a")
     blocks = subscription.blocks()
-    assert next(blocks) == f"id: {ids[0]}\n\n".encode()
-    assert next(blocks) == f"id: {ids[1]}\ndata: 1\n\n".encode()
+    assert next(blocks) == f"id: {ids[1]}\n\n".encode()
     live = broker.publish("a", Event("x", event="y"))
     assert next(blocks) == f"id: {live}\nevent: y\ndata: x\n\n".encode()
     subscription.close()
     assert list(blocks) == []
+    blocks = broker.subscribe("a", after=ids[0]).blocks()
+    assert next(blocks) == f"id: {ids[1]}\ndata: 1\n\n".encode()
+    other = broker.publish("b", "x")
+    told_all(broker, other)
+    blocks = broker.subscribe("c", after=ids[0]).blocks()
+    assert next(blocks) == f"id: {other}\n\n".encode()
 
 
-def test_marks_never_go_back_and_are_right_to_go_on_from(
+class Blocks(threading.Thread):
+    """Reads the blocks of a subscription, as a server does without a loop."""
+
+    def __init__(self, subscription: Subscription) -> None:
+        super().__init__()
+        self.subscription = subscription
+        self.events: list[Event] = []
+        self.quiet = 0
+        self.start()
+
+    def run(self) -> None:
+        for block in self.subscription.blocks():
+            self.quiet += block == COMMENT
+            self.events += decode([block])
+
+    @property
+    def last_id(self) -> str:
+        return next((event.id for event in reversed(self.events) if event.id is not None), "")
+
+    def __enter__(self) -> Blocks:
+        eventually(lambda: bool(self.events))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.subscription.close()
+        self.join(SECONDS)
+        assert not self.is_alive()
+
+
+def test_the_id_of_a_quiet_subscriber_is_always_in_the_log(opened: Opener) -> None:
+    broker = opened(keep=40)
+    source = broker._opened().source()
+    start = broker.subscribe("a").last_id
+    reading = Blocks(broker.subscribe("a"))
+    plain = Reader(broker.subscribe("a"))
+    with reading, plain:
+        assert reading.last_id == start
+        for number in range(100):
+            told_all(broker, fill(broker, 5, "busy")[-1])
+            for one in (reading, plain.subscription):
+                eventually(lambda: not source.lost(source.position(one.last_id)))  # noqa: B023
+            if number == 50:
+                broker.publish("a", "x")
+        fill(broker, 1, "a")
+        plain.has(2)
+        eventually(lambda: reading.events[-1].data == "0")
+    assert plain.data == ["x", "0"], "and a loop over it sees no marks"
+    positions: list[Any] = [source.position(event.id or "") for event in reading.events]
+    assert positions == sorted(set(positions))
+    marks = [event for event in reading.events if event.data is None]
+    assert 500 / 40 <= len(marks) < 500 / 40 * 3
+
+
+def test_without_a_loop_a_comment_breaks_the_silence(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vento_wsgi.broker.subscription.MARK", 0.001)
-    start = broker.subscribe("a").last_id
-    blocks = broker.subscribe("a").blocks()
-    stopped = threading.Event()
-
-    def publish() -> None:
-        for i in range(300):
-            broker.publish("ab"[i % 2], str(i))
-            time.sleep(0.0005)
-        broker.publish("a", "end")
-        stopped.set()
-
-    thread = threading.Thread(target=publish)
-    thread.start()
-    seen: list[Event] = []
-    while not seen or seen[-1].data != "end":
-        seen += decode([next(blocks)])
-    thread.join()
-    blocks.close()  # type: ignore[attr-defined]
-    source = broker._opened().source()
-    positions: list[Any] = [source.position(event.id or "") for event in seen]
-    assert positions == sorted(positions)
-    marks = [n for n, event in enumerate(seen) if event.data is None]
-    assert len(marks) > 10
-    assert any(seen[n].id != seen[n - 1].id for n in marks[1:]), "a mark passes other topics over"
-    data = [event.data for event in seen if event.data is not None]
-    assert data == [*map(str, range(0, 300, 2)), "end"]
-    for n in marks[:: len(marks) // 10]:
-        later = [event.data for event in seen[n:] if event.data is not None]
-        subscription = broker.subscribe("a", after=seen[n].id)
-        assert take(subscription, len(later)) == later
-        subscription.close()
-    assert seen[0].id == start
+    monkeypatch.setattr("vento_wsgi.broker.subscription.SILENCE", 0.01)
+    with Blocks(broker.subscribe("a")) as reading:
+        eventually(lambda: reading.quiet > 3)
+        broker.publish("a", "x")
+        eventually(lambda: "x" in [event.data for event in reading.events])
 
 
 def test_blocks_end_where_a_browser_has_to_come_back(broker: Broker) -> None:
@@ -817,9 +912,15 @@ class Sink:
     def __init__(self) -> None:
         self.told: list[object] = []
         self.fails = False
+        self.holds: Any = None
 
     def put(self, frame: Frame) -> None:
         (event,) = decode([frame.block])
+        if self.holds is not None:
+            self.holds = frame.position
+        if event.data is None:
+            self.told.append(f"mark {frame.position}")
+            return
         self.told.append(event.event or frame.position)
         if self.fails:
             raise RuntimeError("told to fail")
@@ -831,7 +932,7 @@ class Sink:
 @pytest.fixture
 def told() -> Iterator[tuple[Log, Fanout, Sink]]:
     log, sink = Log(), Sink()
-    fanout = Fanout(log)  # type: ignore[arg-type]
+    fanout = Fanout(log, 100, LONG)  # type: ignore[arg-type]
     fanout.join(sink)
     yield log, fanout, sink
     log.close()
@@ -862,6 +963,59 @@ def test_where_it_cannot_be_known_what_is_missing_all_come_back(
     assert fanout.position == 16
     assert "whether events are missing" in caplog.text
     assert fanout._all() == ()
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets the time of the fan-out."""
+    at = 0.0
+
+    def set_to(seconds: float) -> None:
+        nonlocal at
+        at = seconds
+
+    monkeypatch.setattr("vento_wsgi.broker.fanout.monotonic", lambda: at)
+    return set_to
+
+
+def test_who_holds_an_id_that_leaves_the_log_is_given_another(
+    told: tuple[Log, Fanout, Sink],
+) -> None:
+    log, _, sink = told
+    quiet, behind = Sink(), Sink()
+    quiet.topics = behind.topics = Topics(["quiet"])
+    quiet.holds, behind.holds, sink.holds = 10, None, 10
+    for each in (quiet, behind):
+        told[1].join(each)
+    for position in range(11, 100):  # it keeps 100
+        log.give(position)
+    eventually(lambda: sink.told[-1:] == [99])
+    (given,) = quiet.told
+    assert 60 <= int(str(given).removeprefix("mark ")) <= 75
+    assert behind.told == [], "it is given an id by what waits for it"
+    assert sink.told == list(range(11, 100)), "and so are those with a new one"
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_what_leaves_the_log_by_its_age_is_given_another_id(
+    now: Callable[[float], None], busy: bool
+) -> None:
+    log, quiet, busy_one = Log(), Sink(), Sink()
+    quiet.topics, quiet.holds = Topics(["quiet"]), 11
+    fanout = Fanout(log, 10_000, 80.0)  # type: ignore[arg-type]
+    for each in (quiet, busy_one):
+        fanout.join(each)
+    times = [*range(5, 60, 5), 60] if busy else [5, 1000]
+    for position, seconds in enumerate(times, 11):
+        now(seconds)
+        log.give(position)
+        eventually(lambda: fanout.told == position)  # noqa: B023
+    log.close()
+    eventually(lambda: fanout.over)
+    quiet.told.remove("dismissed")
+    (given,) = quiet.told
+    at = times[int(str(given).removeprefix("mark ")) - 11]
+    assert 45 <= at <= 60 if busy else at == 1000
 
 
 def test_a_log_that_begins_anew_sends_all_away(told: tuple[Log, Fanout, Sink]) -> None:
@@ -896,6 +1050,48 @@ def test_a_sink_that_fails_is_sent_away_and_the_others_are_told(
     eventually(lambda: all(each.told == [11, 12] for each in others))
     assert sink.told == [11, "dismissed"]
     assert "told to fail" in caplog.text
+
+
+def test_leaving_waits_for_nobody_and_is_done_before_the_lock_is_free(
+    told: tuple[Log, Fanout, Sink],
+) -> None:
+    """As where garbage is collected: in any line, of the thread that has the lock as well."""
+    log, fanout, sink = told
+    other = Sink()
+    fanout.join(other)
+    with fanout._tables():
+        fanout.leave(sink)
+        fanout.leave(sink)
+    assert fanout.sinks == 1
+    held = threading.Thread(target=lambda: fanout.leave(other))
+    with fanout._tables():
+        held.start()
+        held.join(SECONDS)
+        assert not held.is_alive()
+    assert fanout.sinks == 0
+    log.give(11)
+    eventually(lambda: fanout.told == 11)
+    assert sink.told == other.told == []
+
+
+def test_an_event_is_read_once_for_all_who_iterate() -> None:
+    with closing(Broker("memory://")) as broker, ExitStack() as stack:
+        readers = [stack.enter_context(Reader(broker.subscribe("a"))) for _ in range(3)]
+        eventually(lambda: broker.subscribers == 3)
+        broker.publish("a", {"n": 1})
+        for reader in readers:
+            reader.has(1)
+        assert len({id(reader.events[0]) for reader in readers}) == 1
+
+
+def test_subscribers_are_counted_without_opening_anything(opened: Opener) -> None:
+    broker = opened()
+    opens = broker._open = Mock(wraps=broker._open)
+    assert broker.subscribers == 0
+    assert opens.call_count == 0
+    with Reader(broker.subscribe("a", "b", below=["c", "d"])), Reader(broker.subscribe("a")):
+        eventually(lambda: broker.subscribers == 2)
+    assert broker.subscribers == 0
 
 
 # Where a broker is.

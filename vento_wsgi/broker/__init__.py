@@ -2,7 +2,7 @@
 
 broker = Broker("sqlite:///events.db")
 broker.publish("sports", {"goal": 1})
-for event in broker.subscribe("sports", "world/*"): …
+for event in broker.subscribe("sports", below="world"): …
 """
 
 from .broker import Broker

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
@@ -32,6 +32,11 @@ MAX_EVENT = 64 * 1024
 
 BACKLOG = 1000
 """Events that wait for a slow subscriber by default: of the usual size, a hundred kilobytes."""
+
+REPLAY = 5 * BACKLOG
+"""Events given to a subscriber that comes back, by default: half an hour of 2 or 3 a second, and of
+the usual size half a megabyte. Several backlogs, since a subscriber that was sent away as too slow
+has one of them to catch up with."""
 
 MAX_TOPIC = 200
 """Characters: topics are names, not content."""
@@ -63,6 +68,7 @@ class Broker:
             raise ValueError("keep, keep_seconds and max_event are above 0")
         self.url = url or os.environ.get("VENTO_BROKER_URL") or _default()
         self.max_event = max_event
+        self._keep = keep, keep_seconds
         self._open = _backend(self.url, keep, keep_seconds)
         self._here: dict[int, _Here] = {}
 
@@ -90,28 +96,46 @@ class Broker:
     def subscribe(
         self,
         *topics: str,
+        below: str | Iterable[str] = (),
         after: str | None = None,
+        replay: int | None = REPLAY,
         slow: Slow = "disconnect",
         backlog: int = BACKLOG,
     ) -> Subscription:
-        """Every later event of `topics`: names, or ``prefix/*`` for all names below a prefix.
+        """Every later event of `topics`, and of all topics below those of `below`.
 
+        topics: names, each of them exactly as it was published to. They may come from a URL.
+        below: a name, or several: of "world" every topic that begins with "world/".
         after: the id of the last event that the subscriber has; what came later is given first.
-            An event named "gap" comes before all if some of it is no longer kept, or if it is
-            no id of this log. Without it only what is published from now on is given.
+            Without it only what is published from now on is given.
+        replay: how many events there may be to give first; None is no limit. If there are more,
+            or some are no longer kept, or `after` is no id of this log, then an event named "gap"
+            comes in the place of those that are missing: load the state anew. After a gap the
+            subscription goes on from the end of the log.
         slow: what becomes of a subscriber for which over `backlog` events wait: "disconnect",
             "drop_oldest", "latest".
 
         Raises ValueError on a topic that is none, BrokerError if the log cannot be read.
         """
-        if not topics:
+        above = (below,) if isinstance(below, str) else tuple(below)
+        if not topics and not above:
             raise ValueError("subscribe to one topic or more")
         for topic in topics:
-            _check_topic(topic.removesuffix("/*") if isinstance(topic, str) else topic)
+            _check_topic(topic)
+        for topic in above:
+            _check_above(topic)
         if after is not None and not isinstance(after, str):
             raise ValueError(f"after is the id of an event or None, not {after!r}")
-        here = self._opened()
-        return Subscription(here.source(), here.told, _topics(topics), after, slow, backlog)
+        if replay is not None and (type(replay) is not int or replay < 0):
+            raise ValueError(f"replay is a number of events, 0 or more, or None, not {replay!r}")
+        here, wanted = self._opened(), _topics(topics, above)
+        return Subscription(here.source(), here.told, wanted, after, slow, backlog, replay)
+
+    @property
+    def subscribers(self) -> int:
+        """How many subscribers of this process are being told what is published."""
+        here = self._here.get(os.getpid())
+        return 0 if here is None else here.subscribers
 
     def close(self) -> None:
         """Free what is held; a later use opens it anew."""
@@ -121,14 +145,16 @@ class Broker:
 
     def _opened(self) -> _Here:
         process = os.getpid()
-        return self._here.get(process) or self._here.setdefault(process, _Here(self._open))
+        here = self._here.get(process)
+        return here or self._here.setdefault(process, _Here(self._open, *self._keep))
 
 
 class _Here:
     """What one process has open: neither connections nor locks outlive a fork."""
 
-    def __init__(self, open: Callable[[], Log]) -> None:
+    def __init__(self, open: Callable[[], Log], keep: int, keep_seconds: float) -> None:
         self._open = open
+        self._keep = keep, keep_seconds
         self._lock = threading.Lock()
         self.log: Log | None = None
         self._fanout: Fanout | None = None
@@ -146,22 +172,39 @@ class _Here:
             source = self.source()
             with self._lock:
                 if self._fanout is None or self._fanout.over:
-                    self._fanout = Fanout(source)
+                    self._fanout = Fanout(source, *self._keep)
         return self._fanout
+
+    @property
+    def subscribers(self) -> int:
+        return 0 if self._fanout is None else self._fanout.sinks
 
 
 @lru_cache(maxsize=1024)
-def _topics(patterns: tuple[str, ...]) -> Topics:
-    return Topics(patterns)  # one for all who ask for the same
+def _topics(names: tuple[str, ...], below: tuple[str, ...]) -> Topics:
+    return Topics(names, below)  # one for all who ask for the same
 
 
 def _check_topic(topic: str) -> None:
     if not isinstance(topic, str) or not topic or len(topic) > MAX_TOPIC:
         raise ValueError(f"a topic is a name of 1 to {MAX_TOPIC} characters, not {topic!r}")
-    if "*" in topic or not topic.isprintable():
+    if not topic.isprintable():
+        raise ValueError(f"{topic!r} cannot be a topic: it has control characters")
+    if "*" in topic:
+        above = topic.removesuffix("/*")
+        example = above if above and "*" not in above else "world"
         raise ValueError(
-            f"a topic has no control characters and no *, but {topic!r}; "
-            'to subscribe to all below a prefix, "prefix/*"'
+            f'{topic!r} cannot be a topic: a topic is a name, and has no "*" in it; '
+            f"for all topics below a name use subscribe(below={example!r})"
+        )
+
+
+def _check_above(topic: str) -> None:
+    _check_topic(topic)
+    if topic.endswith("/"):
+        raise ValueError(
+            f"below={topic!r} cannot be a topic: write it without the slash at its end, "
+            f"below={topic.rstrip('/') or 'world'!r}"
         )
 
 

@@ -19,7 +19,6 @@ from ..keys import DRAIN, route
 from ..policies import Policies
 from ..sse import opening
 from ..stream import FAILED, FAREWELL, Stream
-from .frame import mark
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -118,7 +117,6 @@ class Feed:
         """Send what is in the log; why this is the end, if it is."""
         subscription, ready = self._subscription, self._opening
         try:
-            ready += mark(subscription.log, subscription.position).block
             for frame in subscription.catch_up(slot.join):
                 ready += frame.block
                 if len(ready) >= PIECE:

@@ -7,10 +7,10 @@ from collections import deque
 from time import monotonic
 from typing import Literal, get_args
 
-from ..sse import Event
+from ..sse import Event, decode
 from .log import Entry, Log, Position
 
-__all__ = ["Backlog", "Frame", "Slow", "chunk", "gap", "mark"]
+__all__ = ["Backlog", "Frame", "Mark", "Slow", "chunk", "gap", "mark"]
 
 Slow = Literal["disconnect", "drop_oldest", "latest"]
 """What becomes of a subscriber whose backlog is full.
@@ -34,18 +34,26 @@ class Frame:
     block: with its id. chunk: the block as a chunk of HTTP/1.1. made: when, by monotonic().
     """
 
-    __slots__ = ("_name", "block", "chunk", "made", "position")
+    __slots__ = ("_event", "_name", "block", "chunk", "made", "position")
 
     def __init__(self, position: Position, block: bytes) -> None:
         self.position = position
         self.made = monotonic()
         self.block = block
+        self._event: Event | None = None
         self._name: bytes | None = None
         self.chunk = chunk(block)
 
     @classmethod
     def of(cls, entry: Entry, log: Log) -> Frame:
         return cls(entry.position, b"id: %b\n%b" % (log.id(entry.position).encode(), entry.block))
+
+    @property
+    def event(self) -> Event:
+        """The event itself, for those who iterate: read once for all of them."""
+        if self._event is None:
+            (self._event,) = decode([self.block])
+        return self._event
 
     @property
     def name(self) -> bytes:
@@ -56,9 +64,15 @@ class Frame:
         return self._name
 
 
-def mark(log: Log, position: Position) -> Frame:
+class Mark(Frame):
     """Says where the subscriber stands, and dispatches nothing: an id without data."""
-    return Frame(position, f"id: {log.id(position)}\n\n".encode())
+
+    __slots__ = ()
+
+
+def mark(log: Log, position: Position) -> Mark:
+    """A mark for a subscriber that has been given all that it wants up to `position`."""
+    return Mark(position, f"id: {log.id(position)}\n\n".encode())
 
 
 def gap(log: Log, position: Position) -> Frame:
@@ -97,6 +111,8 @@ class Backlog:
 
     def add(self, frame: Frame) -> bool:
         """Take in a frame; False if that is one too many, and the subscriber has to go."""
+        if self._frames and isinstance(self._frames[-1], Mark):
+            self._frames.pop()  # the id of this frame takes its place
         self._frames.append(frame)
         if len(self._frames) <= self._limit:
             return True

@@ -10,8 +10,9 @@ import time
 from typing import TYPE_CHECKING
 
 from ..exceptions import BrokerError
+from ..sse import COMMENT
 from .bell import bell
-from .frame import Backlog, Frame, Slow, mark
+from .frame import Backlog, Frame, Slow
 from .log import Log, Position, Topics
 
 if TYPE_CHECKING:
@@ -30,17 +31,15 @@ class Lagged(BrokerError):
 class Inbox:
     """The frames of `topics` that are later than what was taken, up to `limit`; see Slow.
 
-    over: why nothing more will come, if so. closed: whether nobody will take any more; to be
-    set by anyone at any time, and the fan-out forgets it at the next frame.
+    over: why nothing more will come, if so. closed: whether nobody will take any more.
     """
 
     def __init__(self, source: Log, topics: Topics, limit: int, slow: Slow) -> None:
         self.topics = topics
         self.over: BrokerError | None = None
         self.closed = False
-        self._log = source
         self._backlog = Backlog(source, limit, slow)
-        self._after: Position = None
+        self._after: Position | None = None  # until it has caught up
         self._bell = bell()
         self._lock = threading.Lock()
         self._fanout: Fanout | None = None
@@ -60,6 +59,19 @@ class Inbox:
         if self._fanout is not None:
             self._fanout.leave(self)
 
+    def abandon(self) -> None:
+        """Leave, and take no more.
+
+        Waits for no lock: this is called where a subscription is collected as garbage, too.
+        """
+        self.closed = True
+        self.leave()
+
+    def close(self) -> None:
+        """Abandon it, and have a take() that waits return, whatever greenlet or thread is there."""
+        self.abandon()
+        self._bell.ring()
+
     def skip(self, position: Position) -> None:
         """Forget what is not later than `position`."""
         with self._lock:
@@ -67,7 +79,7 @@ class Inbox:
             self._backlog.skip(position)
 
     def take(self, patience: float | None) -> Frame | None:
-        """The next frame; None if it was closed, a mark after `patience` seconds without any.
+        """The next frame; None if it was closed, a comment after `patience` seconds without any.
 
         Raises what is `over`.
         """
@@ -81,24 +93,18 @@ class Inbox:
                     return frame
                 if self.over is not None:
                     raise self.over
-                if left is not None and left <= 0:
-                    assert self._fanout is not None
-                    return mark(self._log, max(self._fanout.told, self._after))
+            if left is not None and left <= 0:
+                return Frame(self._after, COMMENT)
             self._bell.wait(left)
         return None
 
-    def close(self) -> None:
-        """Have the one who takes stop, wherever it is."""
-        self.closed = True
-        self._bell.ring()
-        self.leave()
-
     # the fan-out's side
 
+    @property
+    def holds(self) -> Position | None:
+        return None if self._backlog else self._after
+
     def put(self, frame: Frame) -> None:
-        if self.closed:
-            self.leave()
-            return
         with self._lock:
             if self.over is not None or (self._after is not None and frame.position <= self._after):
                 return

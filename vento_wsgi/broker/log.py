@@ -8,6 +8,7 @@ kept is bounded by count and by age; older entries are dropped, and ``lost`` say
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from math import inf
 from typing import Any, NamedTuple, Protocol
 
 __all__ = ["Entry", "Log", "Position", "Topics"]
@@ -25,14 +26,16 @@ class Entry(NamedTuple):
 
 
 class Topics:
-    """What a subscription asks for: names, and "prefix/*" for every name below a prefix."""
+    """What a subscription asks for: these names, and every name below those of `below`.
+
+    prefixes: how the names below begin, so each ends in a slash.
+    """
 
     __slots__ = ("names", "prefixes")
 
-    def __init__(self, patterns: Iterable[str]) -> None:
-        given = frozenset(patterns)
-        self.names = frozenset(name for name in given if not name.endswith("/*"))
-        self.prefixes = tuple(sorted(name[:-1] for name in given - self.names))
+    def __init__(self, names: Iterable[str], below: Iterable[str] = ()) -> None:
+        self.names = frozenset(names)
+        self.prefixes = tuple(sorted({f"{name}/" for name in below}))
 
     def __contains__(self, topic: str) -> bool:
         return topic in self.names or topic.startswith(self.prefixes)
@@ -56,8 +59,12 @@ class Log(Protocol):
     def lost(self, after: Position) -> bool:
         """Whether something later than `after` is no longer kept, or `after` is to come."""
 
-    def read(self, after: Position, topics: Topics, limit: int) -> list[Entry]:
-        """The next entries of `topics`, `limit` at most, in order; none if there are none yet."""
+    def read(self, after: Position, topics: Topics, limit: int, size: float = inf) -> list[Entry]:
+        """The next entries of `topics`, in order; none if there are none yet.
+
+        limit: how many, at most. size: bytes of their blocks; with the entry that reaches it
+        the list ends, so that a single entry may be larger.
+        """
 
     def follow(self, after: Position) -> Iterator[list[Entry]]:
         """Every entry of all topics later than `after`, as they come, once and in order.

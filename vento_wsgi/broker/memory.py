@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from math import inf
 
 from ..exceptions import BrokerError
 from .epoch import Epoch
@@ -91,15 +92,14 @@ class Memory:
         with kept.changed:
             return not kept.first <= after <= kept.last
 
-    def read(self, after: int, topics: Topics, limit: int) -> list[Entry]:
+    def read(self, after: int, topics: Topics, limit: int, size: float = inf) -> list[Entry]:
         kept = self._open()
         found: list[Entry] = []
-        if limit > 0:
-            for entry in kept.between(after, kept.last):
-                if entry.topic in topics:
-                    found.append(entry)
-                    if len(found) == limit:
-                        break
+        entries = kept.between(after, kept.last)
+        while len(found) < limit and size > 0 and (entry := next(entries, None)) is not None:
+            if entry.topic in topics:
+                found.append(entry)
+                size -= len(entry.block)
         return found
 
     def follow(self, after: int) -> Iterator[list[Entry]]:

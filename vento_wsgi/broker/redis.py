@@ -14,6 +14,8 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
+from math import inf
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -25,7 +27,7 @@ from redis.retry import Retry
 
 from ..exceptions import BrokerError
 from .log import Entry, Topics
-from .scripts import APPEND, START, STATE, Position, State, parse, position, text
+from .scripts import APPEND, READ, START, STATE, Position, State, parse, position, text
 
 __all__ = ["Redis"]
 
@@ -33,6 +35,9 @@ log = logging.getLogger(__name__)
 
 BATCH = 250
 """Entries read at once: their parsing takes some milliseconds, then others have their turn."""
+
+BATCH_BYTES = 256 * 1024
+"""Bytes of blocks that read() takes at once, wanted or not, and one block."""
 
 PATIENCE = 10.0
 """Seconds to go on trying: a restart or a failover takes a few of them."""
@@ -111,21 +116,22 @@ class Redis:
             return not state.whole
         return not (state.has or after == state.first or after == state.last)
 
-    def read(self, after: Position, topics: Topics, limit: int) -> list[Entry]:
+    def read(self, after: Position, topics: Topics, limit: int, size: float = inf) -> list[Entry]:
         found: list[Entry] = []
-        while len(found) < limit:
-            since = f"({text(after)}"
-            page = [
-                Entry(position(name), *_field(*fields.popitem()))
-                for name, fields in self._run(
-                    lambda client: client.xrange(self._name, since, "+", BATCH)  # noqa: B023
-                )
-            ]
-            found += (entry for entry in page if entry.topic in topics)
-            if len(page) < BATCH:
-                break
-            after = page[-1].position
-        return found[:limit]
+        more = True
+        while more and len(found) < limit and size > 0:
+            page, more = self._run(partial(self._page, after))
+            for entry in page:
+                if entry.topic in topics and len(found) < limit and size > 0:
+                    found.append(entry)
+                    size -= len(entry.block)
+            after = page[-1].position if page else after
+        return found
+
+    def _page(self, after: Position, client: Any) -> tuple[list[Entry], bool]:
+        """The entries after a position, BATCH_BYTES of them, and whether there may be more."""
+        page, more = client.eval(READ, 1, self._name, text(after), BATCH, BATCH_BYTES)
+        return [Entry(position(name), *_field(*fields)) for name, fields in page], bool(more)
 
     def follow(self, after: Position) -> Iterator[list[Entry]]:
         stream: bytes | None = None

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
-__all__ = ["APPEND", "START", "STATE", "Position", "State", "parse", "position", "text"]
+__all__ = ["APPEND", "READ", "START", "STATE", "Position", "State", "parse", "position", "text"]
 
 Position = tuple[int, int]
 
@@ -48,6 +48,23 @@ return {
     group and group[2] or '?', found['last-generated-id'], first and first[1] or '',
     found['length'], found['entries-added'] or -1, #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])
 }
+"""
+
+# KEYS: the stream. ARGV: an id, a number of entries, bytes of their blocks. Returns the entries
+# after the id, up to the one that reaches either, and whether there may be more. It looks at a
+# few at a time, since how many fit is not known before
+READ = """
+local found, after, few = {}, ARGV[1], nil
+local count, size = tonumber(ARGV[2]), tonumber(ARGV[3])
+repeat
+    few = redis.call('XRANGE', KEYS[1], '(' .. after, '+', 'COUNT', 8)
+    for _, entry in ipairs(few) do
+        found[#found + 1], after = entry, entry[1]
+        size = size - #entry[2][2]
+        if size <= 0 or #found == count then return {found, 1} end
+    end
+until #few < 8
+return {found, 0}
 """
 
 _NUMBER = "(0|[1-9][0-9]{0,19})"

@@ -28,7 +28,7 @@ from ..policies import DrainKind, Policies
 from ..sse import COMMENT, Event
 from ..stream import STUCK
 from .fanout import Fanout
-from .frame import Backlog, Frame, chunk, mark
+from .frame import Backlog, Frame, chunk
 from .log import Position
 from .sweep import Sweep
 
@@ -114,6 +114,10 @@ class Slot(Account):
         Sweep.of(ticker).slots.add(self)
         self._flush()
 
+    @property
+    def holds(self) -> Position | None:
+        return self._from if self._backlog is None else None
+
     def put(self, frame: Frame) -> None:
         """Called by the fan-out."""
         if frame.position <= self._from:
@@ -198,12 +202,7 @@ class Slot(Account):
                 self.end(CloseReason.STALLED)
         elif (beat := policies.beat(event_stream=True)) and still >= beat[1]:
             self._moved = now
-            said = beat[0] if isinstance(policies.heartbeat, tuple) else b""
-            self._say(said + self._mark())
-
-    def _mark(self) -> bytes:
-        assert self._fanout is not None
-        return mark(self._log, max(self._fanout.told, self._from)).block
+            self._say(beat[0])
 
     def _gone(self) -> None:
         self.end(CloseReason.DISCONNECTED)

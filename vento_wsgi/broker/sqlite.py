@@ -16,6 +16,8 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from functools import partial
+from math import inf
 from typing import TypeVar
 
 from ..exceptions import BrokerError
@@ -129,33 +131,26 @@ class SQLite:
         [(first, last)] = self._run(lambda connection: connection.execute(query).fetchall())
         return first, last
 
-    def read(self, after: int, topics: Topics, limit: int) -> list[Entry]:
+    def read(self, after: int, topics: Topics, limit: int, size: float = inf) -> list[Entry]:
         first, last = self._bounds()
         start = max(after, first)
         wanted, values = condition(topics)
         query = f"""SELECT id, topic, block FROM entries
             WHERE id > ? AND id <= ? AND ({wanted}) ORDER BY id LIMIT ?"""
         found: list[Entry] = []
-        while start < last and len(found) < limit:
+        while start < last and len(found) < limit and size > 0:
             end = min(start + BATCH, last)
             asked = (start, end, *values, limit - len(found))
-            found += map(Entry._make, self._run(lambda c: c.execute(query, asked).fetchall()))  # noqa: B023
+            entries = self._run(partial(_rows, query, asked, size))
+            size -= sum(len(entry.block) for entry in entries)
+            found += entries
             start = end
             time.sleep(0)
         return found
 
     def _next(self, after: int) -> list[Entry]:
         query = "SELECT id, topic, block FROM entries WHERE id > ? ORDER BY id LIMIT ?"
-
-        def work(connection: sqlite3.Connection) -> list[Entry]:
-            entries, room = [], BATCH_BYTES
-            with closing(connection.execute(query, (after, BATCH))) as rows:
-                while room > 0 and (row := rows.fetchone()) is not None:
-                    entries.append(Entry._make(row))
-                    room -= len(row[2])
-            return entries
-
-        return self._run(work)
+        return self._run(partial(_rows, query, (after, BATCH), BATCH_BYTES))
 
     def follow(self, after: int) -> Iterator[list[Entry]]:
         epoch, failed = self._epoch, False
@@ -261,6 +256,18 @@ class SQLite:
             connection.close()
         else:
             _inherited.append(connection)
+
+
+def _rows(
+    query: str, asked: tuple[object, ...], size: float, connection: sqlite3.Connection
+) -> list[Entry]:
+    """The entries that are asked for, up to the one that reaches `size` bytes of blocks."""
+    entries: list[Entry] = []
+    with closing(connection.execute(query, asked)) as rows:
+        while size > 0 and (row := rows.fetchone()) is not None:
+            entries.append(Entry._make(row))
+            size -= len(row[2])
+    return entries
 
 
 # A connection must not be there when a process forks: the child's SQLite would believe that it

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from .. import sse
 from ..exceptions import BrokerError
+from ..pump import cooperative
 from .frame import Frame, Slow, gap, mark
 from .inbox import Inbox
 from .log import Log, Position, Topics
@@ -16,20 +17,25 @@ if TYPE_CHECKING:
 
 __all__ = ["Subscription"]
 
-PAGE = 200
-"""Entries read of the log at a time: a fraction of a millisecond for other greenlets to wait."""
+PAGE, PAGE_BYTES = 200, 64 * 1024
+"""Entries, and bytes of their blocks, that a subscriber reads of the log at a time.
 
-MARK = 14.0
-"""Seconds of silence after which a subscriber is told where it stands: before any heartbeat."""
+It holds no more of them in memory, and others wait a fraction of a millisecond for their turn.
+"""
+
+SILENCE = 14.0
+"""Seconds until a comment breaks the silence where no loop watches the client: a write that fails
+is the only sign that it left. Less than the 15 after which any heartbeat is due."""
 
 
 class Subscription(Iterator[sse.Event]):
     """An iterator of every event of its topics, each once and in order; it waits for the next.
 
     As the items of ``ctx.sse`` it sends them to a browser. Each event has an id; ``last_id`` is
-    that of the newest one given, or where the subscription began. ``close()`` ends it, also
-    from another greenlet or thread. Where events are missing (they are no longer kept, or
-    were dropped) there is one named "gap" in their place.
+    the id to go on from: that of the newest event given, or a later one if no event of the topics
+    lies between. ``close()`` ends it, also from another greenlet or thread. Where events are
+    missing (they are no longer kept, are too many, or were dropped) there is one named "gap" in
+    their place.
 
     Raises Lagged if it was taken too slowly, BrokerError if the log fails or was closed.
     """
@@ -42,22 +48,21 @@ class Subscription(Iterator[sse.Event]):
         after: str | None,
         slow: Slow,
         backlog: int,
+        replay: int | None,
     ) -> None:
         self.topics = topics
         self.log = source
         self.slow: Slow = slow
         self.backlog = backlog
         self._inbox = Inbox(source, topics, backlog, slow)
-        self._gap = False
-        self.position: Position = None if after is None else source.position(after)
-        if after is None:
-            self.position = source.last()
-        elif self.position is None or source.lost(self.position):
-            self._gap = True
-            self.position = source.first()
-        self._open = fanout
-        self._fanout: Fanout | None = None
+        self._replay = Replay(source, topics, after, replay)
+        self._fanout = fanout
         self._iterator: Iterator[Frame] | None = None
+
+    @property
+    def position(self) -> Position:
+        """What the subscriber has been given is not later, and what it will be given is."""
+        return self._replay.position
 
     @property
     def last_id(self) -> str:
@@ -65,8 +70,9 @@ class Subscription(Iterator[sse.Event]):
 
     def __next__(self) -> sse.Event:
         if self._iterator is None:
-            self._iterator = self._frames()
-        (event,) = sse.decode([next(self._iterator).block])
+            self._iterator = self._frames(None)
+        while (event := next(self._iterator).event).data is None:
+            pass  # a mark
         return event
 
     def close(self) -> None:
@@ -76,10 +82,9 @@ class Subscription(Iterator[sse.Event]):
     # for a browser
 
     def blocks(self) -> Iterator[bytes]:
-        """The events as blocks, and marks in between. Ends where one is dismissed."""
-        yield mark(self.log, self.position).block
+        """The events as blocks, and marks in between. Ends where the subscriber is dismissed."""
         try:
-            for frame in self._frames(MARK):
+            for frame in self._frames(None if cooperative() else SILENCE):
                 yield frame.block
         except BrokerError as error:
             if error is not self._inbox.over:
@@ -87,56 +92,93 @@ class Subscription(Iterator[sse.Event]):
         finally:
             self.close()
 
-    def fanout(self) -> Fanout:
-        """Who tells it, from the first time it is asked for."""
-        if self._fanout is None:
-            self._fanout = self._open()
-        return self._fanout
-
     def catch_up(self, join: Callable[[Fanout], Position]) -> Iterator[Frame]:
+        """See Replay.catch_up()."""
+        return self._replay.catch_up(self._fanout(), join)
+
+    def _frames(self, patience: float | None) -> Iterator[Frame]:
+        return _frames(self._replay, self._inbox, self._fanout, patience)
+
+
+class Replay:
+    """Where a subscriber stands, and what it has to read of the log until it is told.
+
+    position: what it has been given is not later, and what it will be given is.
+    after, limit: as `after` and `replay` of Broker.subscribe().
+    """
+
+    __slots__ = ("_gap", "_held", "_limit", "_log", "_topics", "position")
+
+    def __init__(self, log: Log, topics: Topics, after: str | None, limit: int | None) -> None:
+        self._log = log
+        self._topics = topics
+        self._limit = None if after is None else limit
+        self._held: Position | None = None if after is None else log.position(after)
+        self._gap = after is not None and (self._held is None or log.lost(self._held))
+        known = self._held is not None and not self._gap
+        self.position: Position = self._held if known else log.last()
+
+    def catch_up(self, fanout: Fanout, join: Callable[[Fanout], Position]) -> Iterator[Frame]:
         """What is in the log, and then, after `join` was called, what has come in the meantime.
+
+        After a gap it goes on at the end of the log, since the client loads the state anew. When
+        this has ended, the client holds the id of `position`: if no event gave it, a mark does.
 
         join: has the caller told of what comes; returns the position after which it will be.
         """
-        fanout, joined = self.fanout(), None
+        log, left, end = self._log, self._limit, fanout.position
+        joined = None
         if self._gap:
             self._gap = False
-            yield gap(self.log, self.position)
-        if self.position >= fanout.position:
+            yield self._go_on_after(self.position)
+        if self.position >= end:
             joined = join(fanout)
         while joined is None or joined > self.position:
-            entries = self.log.read(self.position, self.topics, PAGE)
-            more = len(entries) == PAGE
-            if self.log.lost(self.position):  # it was, before it could be read
-                self.position = self.log.first()
-                yield gap(self.log, self.position)
-            for entry in entries:
-                if entry.position > self.position:
-                    self.position = entry.position
-                    yield Frame.of(entry, self.log)
-            if more:
+            entries = log.read(self.position, self._topics, PAGE, PAGE_BYTES)
+            if log.lost(self.position):  # before it could be read
+                yield self._go_on_after(log.last())
                 continue
-            if joined is None:
-                joined = join(fanout)
+            for entry in entries:
+                if left is not None and entry.position <= end:
+                    left -= 1
+                    if left < 0:
+                        yield self._go_on_after(log.last())
+                        break
+                self.position = self._held = entry.position
+                yield Frame.of(entry, log)
             else:
-                self.position = max(joined, self.position)
+                if len(entries) == PAGE or sum(len(entry.block) for entry in entries) >= PAGE_BYTES:
+                    continue  # there may be more
+                if joined is None:
+                    joined = join(fanout)
+                else:
+                    self.position = max(joined, self.position)
+        if self._held != self.position:
+            self._held = self.position
+            yield mark(log, self.position)
 
-    # the iterator's side
+    def _go_on_after(self, position: Position) -> Frame:
+        """Leave out what is not later than `position`; the gap that says so."""
+        self.position = self._held = position
+        return gap(self._log, position)
 
-    def _frames(self, patience: float | None = None) -> Iterator[Frame]:
-        """patience: seconds of waiting until a mark is given."""
-        try:
-            for frame in self.catch_up(self._inbox.join):
-                if self._inbox.closed:
-                    return
-                yield frame
-            self._inbox.skip(self.position)
-            while (taken := self._inbox.take(patience)) is not None:
-                self.position = taken.position
-                yield taken
-        except GeneratorExit:  # maybe where garbage is collected, and a lock is held already
-            self._inbox.closed = True
-            raise
-        except BaseException:
-            self.close()
-            raise
+
+def _frames(
+    replay: Replay, inbox: Inbox, fanout: Callable[[], Fanout], patience: float | None
+) -> Iterator[Frame]:
+    """What a subscription gives; it leaves the broker wherever this ends.
+
+    The subscription has this, and this does not have the subscription: so one that is dropped is
+    collected at once, and not when Python next looks for cycles. patience: see Inbox.take().
+    """
+    try:
+        for frame in replay.catch_up(fanout(), inbox.join):
+            if inbox.closed:
+                return
+            yield frame
+        inbox.skip(replay.position)
+        while (taken := inbox.take(patience)) is not None:
+            replay.position = taken.position
+            yield taken
+    finally:
+        inbox.abandon()
