@@ -39,12 +39,19 @@ SAFE_METHODS = frozenset(("GET", "HEAD", "POST"))
 HEADERS = (
     "Accept",
     "Accept-Language",
+    "Cache-Control",
     "Content-Language",
     "Content-Type",
     "Last-Event-ID",
     "Range",
+    "X-Requested-With",
 )
-"""What pages may always send: safelisted names with any value, and what streams are resumed by."""
+"""Headers that pages may always send.
+
+These are the safelisted ones with any value, Last-Event-ID and Range to resume a stream, and
+the others that EventSource polyfills set: ``Cache-Control: no-cache`` and
+``X-Requested-With: XMLHttpRequest``.
+"""
 
 ANY = ("*",)
 
