@@ -3,13 +3,29 @@
     app.use(limit_streams(per_worker=5000, per_client=6))
     router.get("/events", events, middleware=[limit_streams(per_client=2)])
 
-A request beyond a limit is answered 503 with Retry-After, before its handler runs. Each use
-counts for itself, the streams of one worker; a client is an address, so put werkzeug's ProxyFix
-around the application if there is a proxy before it. Responses that are no streams hold their
-place only while they are made.
+A request beyond a limit is answered 503 with Retry-After, before its handler runs. Each use of
+the middleware counts for itself, and counts the streams of its own worker process. A response
+that is not a stream counts only until it is made.
+
+A client is told by REMOTE_ADDR: an IPv4 address, or the /64 network of an IPv6 address, since
+one client has 2**64 of these. Behind a proxy every request has the address of the proxy, and all
+its users together would be one client. werkzeug's ProxyFix puts the address in its place that the
+proxy passes on; its ``x_for`` is the number of proxies in front of the application:
+
+    from werkzeug.middleware.proxy_fix import ProxyFix
+    application = ProxyFix(app, x_for=1)
+
+Requests over a Unix socket have no address. They come from a proxy as well, and without ProxyFix
+`per_client` does not limit them. A warning is logged once in both cases.
 """
 
 from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import TYPE_CHECKING
 
 from werkzeug.exceptions import ServiceUnavailable
 from werkzeug.wrappers import Response as WerkzeugResponse
@@ -17,45 +33,53 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 from ..context import Context
 from ..routing import Middleware, Next
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
 __all__ = ["limit_streams"]
+
+log = logging.getLogger(__name__)
 
 RETRY_AFTER = 5
 """Seconds until a refused client should try again."""
+
+_CURE = "Put werkzeug's ProxyFix around the application."
 
 
 def limit_streams(
     *, per_worker: int | None = None, per_client: int | None = None, retry_after: int = RETRY_AFTER
 ) -> Middleware:
-    """A middleware that refuses streams beyond `per_worker` in all and `per_client` an address.
+    """A middleware that refuses streams beyond `per_worker` in all and `per_client` a client.
 
-    retry_after: seconds that the refusal says. Raises ValueError on a limit below 1.
+    retry_after: seconds until a refused client should try again. Raises ValueError on a limit
+    below 1. See above for what a client is, and for what a proxy needs.
     """
     for name, limit in (("per_worker", per_worker), ("per_client", per_client)):
         if limit is not None and limit < 1:
             raise ValueError(f"{name} is 1 or more, not {limit!r}")
     if per_worker is None and per_client is None:
         raise ValueError("limit_streams takes per_worker, per_client or both")
-    everyone: set[object] = set()
-    clients: dict[str, set[object]] = {}
+    places = _Places(per_worker, per_client)
+    warnings: list[Callable[..., None]] = [log.warning]  # empty when one was logged
+
+    def warn(message: str, *values: object) -> None:
+        if warnings:
+            warnings.pop()(f"limit_streams: {message} {_CURE}", *values)
 
     def limited(ctx: Context, next: Next) -> WerkzeugResponse:
-        client = ctx.environ.get("REMOTE_ADDR", "")
-        its = clients.setdefault(client, set())
-        full = per_worker is not None and len(everyone) >= per_worker
-        if full or (per_client is not None and len(its) >= per_client):
-            if not its:
-                clients.pop(client, None)
+        client = _client(ctx.environ.get("REMOTE_ADDR", ""))
+        if not client and per_client is not None:
+            warn("requests have no address (a Unix socket?), and per_client limits none of them.")
+        leave = places.take(client)
+        if leave is None:
+            if places.full_for(client) and _is_proxy(ctx.environ):
+                warn(
+                    "the streams of %s are at per_client=%d, but it seems to be a proxy, and all "
+                    "its users count as one client.",
+                    client,
+                    per_client,
+                )
             raise ServiceUnavailable("Too many streams are open.", retry_after=retry_after)
-        place = object()
-        everyone.add(place)
-        its.add(place)
-
-        def leave() -> None:
-            everyone.discard(place)
-            its.discard(place)
-            if not its:
-                clients.pop(client, None)
-
         try:
             response = next()
         except BaseException:
@@ -68,3 +92,89 @@ def limit_streams(
         return response
 
     return limited
+
+
+class _Places:
+    """The streams that are open: all of them, and those of each client that has a name.
+
+    Requests and the ends of streams may come in any thread.
+    """
+
+    def __init__(self, per_worker: int | None, per_client: int | None) -> None:
+        self._per_worker = per_worker
+        self._per_client = per_client
+        self._everyone: set[object] = set()
+        self._clients: dict[str, set[object]] = {}
+        self._made: dict[str, threading.Lock] = {}
+
+    @property
+    def _lock(self) -> threading.Lock:
+        """The lock, made for the first request.
+
+        The application may be made before gevent patches, and a lock from before is a native one,
+        which holds up all greenlets. setdefault is atomic: no two threads get different locks.
+        """
+        try:
+            return self._made["lock"]
+        except KeyError:
+            return self._made.setdefault("lock", threading.Lock())
+
+    def full_for(self, client: str) -> bool:
+        """Whether a client is at its own limit."""
+        if self._per_client is None or not client:
+            return False
+        return len(self._clients.get(client, ())) >= self._per_client
+
+    def take(self, client: str) -> Callable[[], None] | None:
+        """Count one more stream of a client, "" if it is unknown; None beyond a limit.
+
+        What is returned takes the stream off again; further calls do nothing.
+        """
+        place = object()
+        with self._lock:
+            if self._per_worker is not None and len(self._everyone) >= self._per_worker:
+                return None
+            if self.full_for(client):
+                return None
+            self._everyone.add(place)
+            self._clients.setdefault(client, set()).add(place)
+
+        def leave() -> None:
+            with self._lock:
+                self._everyone.discard(place)
+                own = self._clients.get(client, set())
+                own.discard(place)
+                if not own:
+                    self._clients.pop(client, None)
+
+        return leave
+
+
+def _client(address: str) -> str:
+    """What all requests of one client have in common: its IPv4 address or IPv6 /64 network."""
+    if ":" not in address:
+        return address
+    found = _parsed(address)
+    if not isinstance(found, IPv6Address):
+        return address if found is None else str(found)
+    return f"{IPv6Address(found.packed[:8] + bytes(8))}/64"
+
+
+def _parsed(address: str) -> IPv4Address | IPv6Address | None:
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return None
+    # a socket that listens for both families gives IPv4 clients as ::ffff:192.0.2.1
+    return found.ipv4_mapped or found if isinstance(found, IPv6Address) else found
+
+
+def _is_proxy(environ: WSGIEnvironment) -> bool:
+    """Whether a request seems to come from a proxy in front of this server.
+
+    Its address is not one of the Internet, and a proxy's header names another client first.
+    """
+    address = environ.get("REMOTE_ADDR", "")
+    sent = environ.get("HTTP_X_FORWARDED_FOR") or environ.get("HTTP_FORWARDED") or ""
+    found, first = _parsed(address), sent.partition(",")[0]
+    return found is not None and not found.is_global and bool(first) and address not in first

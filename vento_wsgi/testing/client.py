@@ -66,6 +66,7 @@ class _Switch:
         self._application = application
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        environ.setdefault("REMOTE_ADDR", "127.0.0.1")  # as every server on TCP sets it
         exchange: Exchange | None = environ.pop(_EXCHANGE, None)
         if exchange is None:
             return self._application(environ, start_response)
