@@ -279,6 +279,18 @@ def test_files_are_coded_when_asked_for_but_never_their_ranges(tmp_path: Path) -
     assert Decoder("gzip")(whole.data) == TEXT.encode()
 
 
+@pytest.mark.parametrize("ranges", ["bytes=0-9", "bytes=0-9,20-29", "bytes=99999-"])
+def test_ranges_vary_as_the_whole_does(tmp_path: Path, ranges: str) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text(TEXT)
+    for accepts in ("gzip", None):
+        varies = ask(client(lambda ctx: ctx.file(path), files=True), accepts, Range=ranges)
+        assert varies.status_code in (206, 416)
+        assert varies.headers["Vary"] == "Accept-Encoding"
+    never = ask(client(lambda ctx: ctx.file(path)), Range=ranges)
+    assert "Vary" not in never.headers
+
+
 # Streams
 
 

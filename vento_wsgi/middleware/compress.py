@@ -105,7 +105,9 @@ def compress(
     def code(response: Response, environ: WSGIEnvironment) -> Callable[[], Encoder] | None:
         headers, status = response.headers, response.status_code
         kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if not matches(kind) or (response.is_file and not files):
+        # several ranges have this type whatever the type of the whole, which they vary with
+        several = status == 206 and kind == "multipart/byteranges"
+        if not (matches(kind) or several) or (response.is_file and not files):
             return None
         if "no-transform" in headers.get("Cache-Control", "").lower():
             return None
