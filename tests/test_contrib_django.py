@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from django.http import (  # type: ignore[import-untyped]
     StreamingHttpResponse,
 )
 from django.test import Client, RequestFactory  # type: ignore[import-untyped]
+from django.utils import translation  # type: ignore[import-untyped]
 from servers import OPENING, Body, Running, connect, eventually
 from sites import GEVENT, ask, assert_parked, noted, reads, site, tell
 
@@ -102,6 +104,85 @@ def test_events_have_their_id(server: Running) -> None:
     assert wrong.status == 400
 
 
+# What the view has by its thread or context.
+
+ADA = "ada id of ada de Januar Asia/Tokyo /django/ apps.legacy_sites"
+NOBODY = "nobody none en-us January America/Chicago /django/ apps.legacy_sites"
+
+
+@pytest.fixture(scope="module", params=[*GEVENT, "gunicorn-gthread", "gunicorn-sync"])
+def any_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
+    with site(request.param, tmp_path_factory.mktemp("django")) as running:
+        yield running
+
+
+def test_a_body_sees_what_its_view_saw(any_server: Running) -> None:
+    for user in ("ada", "bob", None):
+        of = f"?as={user}" if user else ""
+        view = ADA.replace("ada", user) if user else NOBODY
+        body = ask(any_server, f"/django/remembers/generator{of}")[1]
+        assert body.complete
+        *lines, changed = body.data.decode().splitlines()
+        assert lines == [view, view]
+        assert changed.startswith("another another fr janvier Europe/Paris")
+        noted(any_server, f"django view: {view}", f"django finally: {changed}")
+        iterable = ask(any_server, f"/django/remembers/iterable{of}")[1]
+        assert iterable.data.decode().splitlines() == [view, view]
+        noted(any_server, f"django closed: {view}")
+
+
+def test_events_see_what_their_view_saw(any_server: Running) -> None:
+    data = ask(any_server, "/django/remembers/sse?as=ada")[1].data.decode()
+    assert data.count(ADA) == 2
+    assert NOBODY in ask(any_server, "/django/remembers/sse")[1].data.decode()
+
+
+def test_what_a_body_changes_is_not_there_in_the_next_request(server: Running) -> None:
+    with connect(server) as raw:  # one connection: the same greenlet or thread
+        for _ in range(5):
+            raw.request("GET", "/django/remembers/generator")
+            body = raw.read_all().data.decode()
+            assert body.startswith(f"{NOBODY}\n{NOBODY}\n")
+
+
+@under_gevent
+def test_what_a_body_sets_on_a_connection_is_not_there_in_the_next_stream(server: Running) -> None:
+    for _ in range(3):
+        assert ask(server, "/django/tenant")[1].data == b"tenant None\n1\n2\n"
+
+
+@under_gevent
+def test_a_body_that_its_client_leaves_sees_what_its_view_saw(server: Running) -> None:
+    with connect(server) as raw:
+        raw.request("GET", "/django/remembers/waits?as=ada")
+        reads(raw, b"first\n")
+    noted(server, f"django left: {ADA}")
+
+
+def test_a_body_that_nobody_reads_is_closed_as_its_view(any_server: Running) -> None:
+    ask(any_server, "/django/remembers/iterable?as=eve", method="HEAD")
+    noted(any_server, f"django closed: {ADA.replace('ada', 'eve')}")
+
+
+# Cookies.
+
+
+def test_cookies_leave_as_the_view_wrote_them(server: Running) -> None:
+    head, body = ask(server, "/django/cookies")
+    assert body.data == b"a"
+    assert [parsed(cookie) for cookie in head.headers.getlist("Set-Cookie")] == [
+        parsed(cookie) for cookie in legacy_sites.COOKIES
+    ]
+
+
+def parsed(cookie: str) -> tuple[str, list[str]]:
+    """A cookie's pair, and its attributes, whose order means nothing."""
+    pair, *attributes = cookie.split("; ")
+    return pair, sorted(attribute.lower() for attribute in attributes)
+
+
 @under_gevent
 def test_middleware_that_compresses_holds_no_event_up(server: Running) -> None:
     with connect(server) as raw:
@@ -132,6 +213,7 @@ def test_a_file_leaves_with_its_ranges_and_validators(server: Running) -> None:
         for _ in range(2):  # on one connection: the length is right
             part = raw.request("GET", "/django/data", "Range: bytes=5-9", GZIP)
             assert (part.status, raw.read_all().data) == (206, body.data[5:10])
+            assert part.headers["Vary"] == head.headers["Vary"] == "Accept-Encoding"
     assert ask(server, "/django/data", f"If-None-Match: {head.headers['ETag']}")[0].status == 304
     whole = ask(server, "/django/data", GZIP)
     assert gzip.decompress(whole[1].data) == body.data
@@ -286,6 +368,73 @@ def test_policies_headers_and_status_are_taken() -> None:
     assert "Content-Type" not in stream(request(), b"", status=204)
 
 
+def cookies(*lines: str) -> Any:
+    return stream(request(), b"", headers=[("Set-Cookie", line) for line in lines])
+
+
+def sent(response: Any) -> list[str]:
+    return [cookie.OutputString() for cookie in response.cookies.values()]
+
+
+def test_middleware_sees_and_changes_the_cookies_of_a_view() -> None:
+    response = cookies("a=1; Path=/x; Partitioned", 'b={"c":1}; Path=/; X-Own=1')
+    assert {name: cookie.value for name, cookie in response.cookies.items()} == {
+        "a": "1",
+        "b": '{"c":1}',
+    }
+    response.cookies["a"]["samesite"] = "None"
+    response.set_cookie("b", "2", path="/", secure=True)
+    response.set_cookie("sessionid", "3", httponly=True)
+    assert [parsed(line) for line in sent(response)] == [
+        parsed("a=1; Path=/x; Partitioned; SameSite=None"),
+        parsed("b=2; Path=/; X-Own=1; Secure"),
+        parsed("sessionid=3; Path=/; HttpOnly"),
+    ]
+    del response.cookies["a"]
+    assert len(sent(response)) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "leaves"),
+    [
+        ("a=", "a="),
+        ('a=""', 'a=""'),
+        ("a = 1 ;path = /x;;secure", "a=1; Path=/x; Secure"),
+        ("a=b=c; Path=", "a=b=c; Path="),
+        ("a; Path=/", "=a; Path=/"),  # a cookie without a name, as browsers take it
+        ('a="\\303\\274"', 'a="\\303\\274"'),
+        ("a=\xfc", "a=\xfc"),
+        ("a=1; Comment=x y; Version=1", "a=1; Comment=x y; Version=1"),
+        ("a=1; Expires=Wed, 09 Jun 2100 10:18:14 GMT",) * 2,
+        ("path=1; Path=/", "path=1; Path=/"),
+        ("a/b=1", "a/b=1"),
+        ("$a=1", "$a=1"),
+    ],
+)
+def test_a_cookie_of_any_form_is_kept(line: str, leaves: str) -> None:
+    assert [parsed(cookie) for cookie in sent(cookies(line))] == [parsed(leaves)]
+
+
+def test_a_cookie_without_anything_is_none() -> None:
+    assert sent(cookies("", " ; Path=/", "=")) == []
+
+
+def test_cookies_of_one_name_are_all_kept_in_order() -> None:
+    lines = ["a=1; Path=/x", "b=2", "a=3; Path=/y", "a=4; Path=/z"]
+    response = cookies(*lines)
+    assert sent(response) == lines
+    response.delete_cookie("b")
+    assert len(sent(response)) == 4
+
+
+def test_djangos_test_client_has_the_cookies() -> None:
+    client = Client()
+    response = client.get("/cookies")
+    assert response.getvalue() == b"a"
+    assert client.cookies["json"].value == '{"a":1,"b":[2,3]}'
+    assert client.get("/cookies").status_code == 200
+
+
 def test_a_subscription_is_no_feed_where_middleware_has_replaced_it() -> None:
     of = request()
     of.META["vento_wsgi.park"] = True
@@ -304,3 +453,46 @@ def test_djangos_test_client_reads_a_stream() -> None:
     response = Client().get("/live/events", headers={"Last-Event-ID": "3"})
     assert response.getvalue() == b':\nretry: 3000\ndata: {"last":"3"}\n\n'
     assert Client().get("/files/none").status_code == 404
+
+
+# Where a body runs.
+
+
+def in_a_thread(function: Callable[[], object]) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(function).result()
+
+
+def test_a_body_in_another_thread_sees_what_its_view_saw() -> None:
+    """As on servers, but with the values of asgiref's Local that the view's thread still has."""
+    seen: list[str] = []
+
+    class Lines:
+        def __iter__(self) -> Iterator[str]:
+            try:
+                seen.append(legacy_sites.remembered())
+                yield "a"
+                seen.append(legacy_sites.remembered())
+                legacy_sites.forget()
+                yield "b"
+            finally:
+                seen.append(legacy_sites.remembered())
+
+        def close(self) -> None:
+            seen.append(legacy_sites.remembered())
+
+    legacy_sites.current.user = "ada"
+    with translation.override("de"):
+        here = legacy_sites.remembered()
+        response = stream(request(), Lines(), "text/plain")
+    parts = iter(response)
+    next(parts)  # the head
+    in_a_thread(lambda: next(parts))
+    in_a_thread(lambda: next(parts))
+    in_a_thread(response.close)
+    assert seen[:2] == [here, here]
+    assert len(seen) == 4
+    assert seen[2] == seen[3]
+    assert seen[2].startswith("another another fr")
+    assert legacy_sites.remembered().startswith("ada none en-us")
+    del legacy_sites.current.user

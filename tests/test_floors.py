@@ -85,6 +85,7 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "flask": ("vento_wsgi.contrib.flask",),
     "prometheus_client": ("vento_wsgi.contrib.prometheus",),
     "django": ("vento_wsgi.contrib.django",),
+    "asgiref": ("vento_wsgi.contrib.django",),
     # of type checkers, where nothing is installed: an import that really runs fails in the
     # bare environments of test_packaging
     "_typeshed": tuple(HOUSE),

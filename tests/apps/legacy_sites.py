@@ -13,9 +13,11 @@ import sqlite3
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import flask
+from asgiref.local import Local
 from django.conf import settings  # type: ignore[import-untyped]
 from django.core.signals import request_finished  # type: ignore[import-untyped]
 from django.core.wsgi import get_wsgi_application  # type: ignore[import-untyped]
@@ -25,7 +27,13 @@ from django.http import (  # type: ignore[import-untyped]
     HttpResponseRedirect,
     StreamingHttpResponse,
 )
-from django.urls import path, reverse  # type: ignore[import-untyped]
+from django.urls import (  # type: ignore[import-untyped]
+    get_urlconf,
+    path,
+    reverse,
+    set_urlconf,
+)
+from django.utils import timezone, translation  # type: ignore[import-untyped]
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from vento_wsgi import Broker, create_app, create_router
@@ -165,9 +173,51 @@ class Compress:
         return response
 
 
+current = Local()
+"""What packages keep of a request, as for the current user or tenant."""
+
+request_id: ContextVar[str] = ContextVar("request_id", default="none")
+
+
+class Remember:
+    """Stands in for middleware that keeps something while the view runs: ?as=USER."""
+
+    def __init__(self, get_response: Any) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: Any) -> Any:
+        user = request.GET.get("as")
+        if user is None:
+            return self.get_response(request)
+        current.user = user
+        token = request_id.set(f"id of {user}")
+        with translation.override("de"), timezone.override("Asia/Tokyo"):
+            try:
+                return self.get_response(request)
+            finally:
+                del current.user
+                request_id.reset(token)
+
+
+def remembered() -> str:
+    """What the code that runs can see of its request."""
+    return " ".join(
+        (
+            getattr(current, "user", "nobody"),
+            request_id.get(),
+            str(translation.get_language()),
+            translation.gettext("January"),
+            timezone.get_current_timezone_name(),
+            reverse("index"),
+            str(get_urlconf()),
+        )
+    )
+
+
 settings.configure(
     ALLOWED_HOSTS=["*"],
     ROOT_URLCONF=__name__,
+    USE_I18N=True,
     SECRET_KEY="of the tests",
     DATABASES={
         "default": {
@@ -177,6 +227,7 @@ settings.configure(
         }
     },
     MIDDLEWARE=[
+        f"{__name__}.Remember",
         f"{__name__}.Compress",
         "django.middleware.gzip.GZipMiddleware",
         "django.middleware.http.ConditionalGetMiddleware",
@@ -265,6 +316,83 @@ def django_news(request: Any) -> Any:
     return in_django.sse(request, broker.subscribe("news", after=in_django.last_event_id(request)))
 
 
+def forget() -> None:
+    """Change all that `remembered` tells, for the rest of the stream."""
+    current.user = "another"
+    request_id.set("another")
+    translation.activate("fr")
+    timezone.activate("Europe/Paris")
+    set_urlconf(None)
+
+
+def remembering() -> Iterator[str]:
+    try:
+        for _ in range(2):
+            yield f"{remembered()}\n"
+            threading.Event().wait(0.001)
+        forget()
+        yield f"{remembered()}\n"
+    finally:
+        notes.append(f"django finally: {remembered()}")
+
+
+class Remembering:
+    """An iterable that is closed, as generators are, but whose code all runs by its methods."""
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self.line, range(2))
+
+    def line(self, _: int) -> str:
+        return f"{remembered()}\n"
+
+    def close(self) -> None:
+        notes.append(f"django closed: {remembered()}")
+
+
+def django_remembers(request: Any, kind: str) -> Any:
+    notes.append(f"django view: {remembered()}")
+    if kind == "sse":
+        return in_django.sse(request, remembering())
+    if kind == "waits":
+
+        def lines() -> Iterator[str]:
+            try:
+                yield from waits("django remembers")
+            finally:
+                notes.append(f"django left: {remembered()}")
+
+        return in_django.stream(request, lines(), "text/plain")
+    body = Remembering() if kind == "iterable" else remembering()
+    return in_django.stream(request, body, "text/plain")
+
+
+def django_tenant(request: Any) -> Any:
+    def lines() -> Iterator[str]:
+        yield f"tenant {getattr(connection, 'tenant', None)}\n"
+        for tenant in (1, 2):
+            connection.tenant = tenant
+            select()
+            yield f"{connection.tenant}\n"
+
+    return in_django.stream(request, lines(), "text/plain")
+
+
+COOKIES = (
+    "first=1; Path=/; Secure; HttpOnly; SameSite=None; Partitioned",
+    'json={"a":1,"b":[2,3]}; Path=/',
+    "second=2; Path=/; Priority=High",
+    "second=3; Path=/other",
+    "third=a b,c; Max-Age=60; Expires=Wed, 09 Jun 2100 10:18:14 GMT",
+    "odd[name]=4",
+    'quoted="a b"; Domain=example.org',
+)
+
+
+def django_cookies(request: Any) -> Any:
+    headers = [("Set-Cookie", cookie) for cookie in COOKIES]
+    return in_django.stream(request, iter(["a"]), "text/plain", headers=headers)
+
+
 def django_own(_request: Any) -> Any:
     return StreamingHttpResponse(iter([b"own"]), content_type="text/plain")
 
@@ -277,6 +405,9 @@ urlpatterns = [
     path("asks", django_asks),
     path("data", django_data),
     path("own", django_own),
+    path("cookies", django_cookies),
+    path("remembers/<kind>", django_remembers),
+    path("tenant", django_tenant),
     path("files/<path:name>", django_files),
     path("live/events", django_events, name="events"),
     path("live/waiting-events", django_waiting_events),

@@ -6,17 +6,29 @@
         return stream(request, rows(), "text/csv")
 
 What they take after the request is what the methods of Context take, by the same names. They
-return a StreamingHttpResponse, so Django's middleware sees what it expects. The view's database
-connection is given back before the stream begins, and those that a generator opens when it
-ends: a stream that only waits holds none. (So a generator makes its cursor itself.)
+return a StreamingHttpResponse, so Django's middleware sees what it expects.
+
+A generator sees the language, the time zone and the URLconf of its view, and what packages keep
+in ContextVars and in asgiref's Local, as they were when it was given to `stream` or `sse`. What
+is kept by thread is not there under gevent and in threads of ours, where another greenlet or
+thread runs the generator: threading.local, a Local that is thread_critical, and so the tenant of
+a database connection. The view passes such things to the generator.
+
+The view's database connection is given back before the stream begins, and those that a generator
+opens when it ends: a stream that only waits holds none. (So a generator makes its cursor itself.)
 GZipMiddleware compresses all but event streams, which it would hold up, and ranges.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Container, Iterable, Iterator
+from contextvars import Context as Contextvars
+from contextvars import copy_context
+from http.cookies import Morsel, SimpleCookie
 from typing import TYPE_CHECKING, Any
 
+import asgiref.sync
 from django.core.exceptions import (  # type: ignore[import-untyped]
     BadRequest,
     PermissionDenied,
@@ -27,6 +39,7 @@ from django.http import (  # type: ignore[import-untyped]
     HttpRequest,
     StreamingHttpResponse,
 )
+from django.utils.cache import patch_vary_headers  # type: ignore[import-untyped]
 from werkzeug import exceptions
 
 from .. import body as bodies
@@ -46,6 +59,8 @@ if TYPE_CHECKING:
 
 __all__ = ["file", "last_event_id", "sse", "stream"]
 
+_restore_context: Any = getattr(asgiref.sync, "_restore_context", lambda _: None)
+
 
 def stream(
     request: HttpRequest,
@@ -58,7 +73,7 @@ def stream(
 ) -> StreamingHttpResponse:
     """``Context.stream`` as a response of Django's."""
     response = Context(request.META).stream(
-        _releasing(body), content_type, status=status, headers=headers, **policies
+        _in_view(body), content_type, status=status, headers=headers, **policies
     )
     return _Streaming(request, response)
 
@@ -71,7 +86,7 @@ def sse(
     **policies: Unpack[PolicyOptions],
 ) -> StreamingHttpResponse:
     """``Context.sse`` as a response of Django's."""
-    response = Context(request.META).sse(_releasing(events), headers=headers, **policies)
+    response = Context(request.META).sse(_in_view(events), headers=headers, **policies)
     return _Streaming(request, response)
 
 
@@ -121,9 +136,16 @@ class _Streaming(StreamingHttpResponse):  # type: ignore[misc]
         del self["Content-Type"]
         for name, value in headers:
             if name.lower() == "set-cookie":
-                self.cookies.load(value)
+                self._add_cookie(_Cookie(value))
             else:
                 self[name] = f"{self[name]}, {value}" if name in self.headers else value
+
+    def _add_cookie(self, cookie: _Cookie) -> None:
+        name = cookie.key
+        if name in self.cookies:  # for another path or domain, perhaps
+            name = f"{name} {len(self.cookies)}"  # no cookie has a space in its name
+        if cookie.key or cookie.value:
+            self.cookies[name] = cookie
 
     def _set_streaming_content(self, value: Any) -> None:
         self.file_to_stream = None
@@ -132,6 +154,8 @@ class _Streaming(StreamingHttpResponse):  # type: ignore[misc]
     def has_header(self, header: str) -> bool:
         """Django's; an event stream and a part of a file are not for GZipMiddleware."""
         if header.lower() == "content-encoding" and (self._live or self.status_code == 206):
+            if not self._live:  # the whole file would be coded (RFC 9110, section 15.3.7)
+                patch_vary_headers(self, ["Accept-Encoding"])
             return True
         return bool(super().has_header(header))
 
@@ -179,37 +203,126 @@ class _Body(Iterator[bytes]):
             self._response.close()
 
 
-def _releasing(body: Any) -> Any:
-    """A body that gives back, when it ends, the connections that it has opened."""
-    return _Releasing(body) if runs(body) else body
+class _Cookie(Morsel[str]):
+    """A cookie as Django has it, made of a Set-Cookie field that a view wrote.
+
+    ``SimpleCookie.load`` drops all of a field if it finds something that it does not know.
+    Here the value and the attributes that http.cookies does not know stay as they are.
+    """
+
+    _FLAGS = ("httponly", "partitioned", "secure")
+    _KNOWN = ("domain", "expires", "max-age", "path", "samesite", *_FLAGS)
+
+    def __init__(self, field: str) -> None:
+        super().__init__()
+        pair, *attributes = (part.strip() for part in field.split(";"))
+        name, equals, coded = pair.partition("=")
+        if not equals:  # browsers take it for the value of a cookie without a name
+            name, coded = "", pair
+        name, coded = name.strip(), coded.strip()
+        value, _ = SimpleCookie().value_decode(coded)
+        # unlike set() this takes any name
+        self.__setstate__(  # type: ignore[attr-defined]
+            {"key": name, "value": value, "coded_value": coded}
+        )
+        self._others = []
+        for attribute in filter(None, attributes):
+            key, _, said = attribute.partition("=")
+            key, said = key.strip().lower(), said.strip()
+            flag = key in self._FLAGS
+            # Partitioned is known from Python 3.14 on
+            if key in self._KNOWN and key in self and (flag or said):
+                self[key] = True if flag else said
+            else:
+                self._others.append(attribute)
+
+    def OutputString(self, attrs: Container[str] | None = None) -> str:  # noqa: N802
+        pair, _, known = super().OutputString(attrs).partition("; ")
+        return "; ".join(filter(None, (pair, *self._others, known)))
 
 
-class _Releasing:
-    """See above. Connections are by thread, or greenlet: they are given back where it runs."""
+def _in_view(body: Any) -> Any:
+    """A body that runs as its view does, if anything in it runs."""
+    return _InView(body) if runs(body) else body
 
-    def __init__(self, body: Iterable[object]) -> None:
+
+class _InView(Iterator[object]):
+    """A body that runs in a copy of the context of its view, wherever it is iterated and closed.
+
+    A Stream may iterate it in another greenlet or thread, and middleware may have forgotten by
+    then what the view could see: the language, the time zone, and what else is in a ContextVar
+    or in a Local of asgiref's. What it changes there is its own.
+
+    Database connections are kept by thread, or greenlet. So those that the body opens are given
+    back where it runs.
+    """
+
+    def __init__(self, body: Any) -> None:
         self._body = body
+        self._items: Iterator[object] | None = None
+        self._context = copy_context()
+        self._home = self._thread = threading.get_ident()
+        self._context.run(_take_locals, self._context)
 
-    def __iter__(self) -> Iterator[object]:
+    def __next__(self) -> object:
         try:
-            for item in self._body:  # noqa: UP028 – yield from would close the body once more
-                yield item
-        finally:
-            _release()
+            return self._run(self._next)
+        except BaseException:
+            self._release()
+            raise
 
     def close(self) -> None:
         try:
+            self._run(self._close)
+        finally:
+            self._release()
+
+    def _next(self) -> object:
+        if self._items is None:
+            self._items = iter(self._body)
+        return next(self._items)
+
+    def _close(self) -> None:
+        items: Any = self._items
+        try:
+            if items is not self._body and hasattr(items, "close"):
+                items.close()
+        finally:
             if hasattr(self._body, "close"):
                 self._body.close()
-        finally:
-            _release()
+
+    def _run(self, function: Callable[[], object]) -> object:
+        here = threading.get_ident()
+        if here != self._thread:
+            self._thread = here
+            self._context.run(_take_locals, self._context)
+        return self._context.run(function)
+
+    def _release(self) -> None:
+        # another greenlet may run the next body as well: it finds nothing of this one
+        _release(forget=self._home != threading.get_ident())
 
 
-def _release() -> None:
+def _take_locals(context: Contextvars) -> None:
+    """Make what the current context holds in Locals of asgiref's its own and this thread's.
+
+    A Local keeps its values in a ContextVar. Newer versions (3.12) mark them with their thread,
+    and no other sees them, unless asgiref moves them. Older ones (3.8) change a dict in place
+    that all copies of a context have in common.
+    """
+    _restore_context(context)
+    for var, value in context.items():
+        if var.name == "asgiref.local" and isinstance(value, dict):
+            var.set(value.copy())
+
+
+def _release(*, forget: bool = False) -> None:
     """Close the database connections of this thread, also those that are to be kept.
 
-    Under gevent nobody else could use them meanwhile.
+    Under gevent nobody else could use them meanwhile. forget: and what was set on them.
     """
     for connection in connections.all(initialized_only=True):
         if not connection.in_atomic_block:
             connection.close()
+            if forget:
+                del connections[connection.alias]
