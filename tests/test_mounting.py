@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from servers import Body, Running, connect, eventually
+from servers import EVENT_SOURCE, OPENING, Body, Running, connect, eventually
 from sites import GEVENT, STREAM_WORKER, ask, assert_parked, noted, reads, site
 
 UNDER = ("/flask/vento", "/django/vento")
@@ -60,9 +60,9 @@ def test_a_prefix_is_whole_and_not_a_part_of_a_name(server: Running) -> None:
 @everywhere
 def test_a_client_that_returns_says_where_it_left_off(server: Running, prefix: str) -> None:
     body = ask(server, f"{prefix}/live/events", "Last-Event-ID: 41")[1]
-    assert body == Body(b':\n\ndata: {"last":"41"}\n\n', complete=True)
+    assert body == Body(OPENING + b'data: {"last":"41"}\n\n', complete=True)
     body = ask(server, f"{prefix}/live/events?lastEventId=42")[1]
-    assert body == Body(b':\n\ndata: {"last":"42"}\n\n', complete=True)
+    assert body == Body(OPENING + b'data: {"last":"42"}\n\n', complete=True)
 
 
 @everywhere
@@ -90,11 +90,11 @@ def test_a_worker_that_stops_ends_all_event_streams(tmp_path: Path) -> None:
         for prefix in (*UNDER, *MOUNTED, "/flask", "/django"):
             for path in ("live/waiting-events", "live/news"):
                 raw = stack.enter_context(connect(running))
-                raw.request("GET", f"{prefix}/{path}")
+                raw.request("GET", f"{prefix}/{path}", EVENT_SOURCE)
                 reads(raw, b"data: " if "waiting" in path else b"\n\n")
                 raws.append(raw)
         running.process.terminate()
         for raw in raws:
             body = raw.read_all()
             assert body.complete
-            assert re.search(rb"retry: \d+\n\n$", body.data), body.data
+            assert re.search(rb"retry: \d+\n$", body.data), body.data
