@@ -51,7 +51,9 @@ FLOORS: dict[int, tuple[str, ...]] = {
     ),
     0: (
         "vento_wsgi.body",
+        "vento_wsgi.charsets",
         "vento_wsgi.exceptions",
+        "vento_wsgi.fields",
         "vento_wsgi.formats",
         "vento_wsgi.sse",
     ),

@@ -88,10 +88,39 @@ def _items(body: Any) -> Iterator[Any]:
     if isinstance(body, (str, bytes, bytearray, memoryview)):
         return iter((body,))
     if callable(getattr(body, "iter_content", None)):  # requests.Response: its own steps are 128
-        return iter(body.iter_content(READ_SIZE))
-    if callable(getattr(body, "read", None)) and not isinstance(body, io.TextIOBase):
-        return _reads(body)
-    return iter(body)
+        items = iter(body.iter_content(READ_SIZE))
+    elif not callable(getattr(body, "read", None)):
+        return iter(body)
+    else:
+        items = iter(body) if isinstance(body, io.TextIOBase) else _reads(body)
+    upstream = _upstream(body)
+    return items if upstream is None else _whole(items, upstream)
+
+
+def _upstream(body: Any) -> Any:
+    """The HTTP response that a file reads, if it is one of http.client or urllib3; else None.
+
+    It may be read through a buffer or a decoder, and requests has it as ``raw``.
+    """
+    for _ in range(3):
+        if hasattr(body, "chunk_left"):
+            return body
+        body = getattr(body, "buffer", None) or getattr(body, "raw", None)
+    return None
+
+
+def _whole(items: Iterator[Any], upstream: Any) -> Iterator[Any]:
+    """The items, and then EOFError if the connection of `upstream` was lost before its end.
+
+    A response that is read in pieces gives b"" for that, as for its end: http.client always,
+    urllib3 before its second edition, or where it is told to. But both count what is left.
+    """
+    yield from items
+    left = getattr(upstream, "length_remaining", None)  # urllib3's
+    if left is None:
+        left = getattr(upstream, "length", None)  # http.client's
+    if isinstance(left, int) and left > 0:
+        raise EOFError(f"the upstream's response ended {left} bytes short of its Content-Length")
 
 
 def measured(chunks: Iterator[bytes], length: int, name: str) -> Iterator[bytes]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import mimetypes
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from werkzeug.datastructures import EnvironHeaders, Headers, MultiDict
@@ -20,6 +22,7 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 
 from . import sse
 from .broker.subscription import Subscription
+from .files import open_file
 from .keys import DRAIN
 from .policies import Policies
 from .request import Request
@@ -51,6 +54,10 @@ BINARY = "application/octet-stream"
 
 MAX_EVENT_ID = 1024
 """Characters of a Last-Event-ID: ids are short, and each is looked up in a log."""
+
+
+_NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EMLINK, errno.ENAMETOOLONG)
+"""What the system says of paths that lead nowhere; FreeBSD says EMLINK of links."""
 
 
 class Context:
@@ -209,23 +216,16 @@ class Context:
         """A response with a file: its length, validators, ranges, and sendfile where there is.
 
         path: where the file is. With `root` it is taken below that folder, and whatever leads
-            out of it (``..``, absolute, a symbolic link) is not found: use it for paths that
-            come from a request.
+            out of it (``..``, absolute, a symbolic link) is not found, also if it is moved or
+            linked elsewhere meanwhile: use it for paths that come from a request. Links that
+            stay below the root are followed.
         content_type: by default what the name suggests.
         download: True to have browsers save it, or the name to save it as (RFC 6266).
 
         Raises NotFound (404) if it is no regular file, Forbidden (403) if it cannot be read.
         """
         asked = os.fspath(path)
-        found = _below(root, asked) if root is not None else asked
-        if not os.path.isfile(found):
-            raise NotFound
-        try:
-            file = open(found, "rb")  # noqa: SIM115
-        except PermissionError as error:
-            raise Forbidden from error
-        except FileNotFoundError as error:
-            raise NotFound from error
+        file = _opened(asked, root)
         try:
             if content_type is None:
                 response = self._respond(file, 200, headers, _guess(asked))
@@ -234,6 +234,8 @@ class Context:
         except BaseException:
             file.close()
             raise
+        # a browser that guesses another type could run what a user has uploaded
+        response.headers.setdefault("X-Content-Type-Options", "nosniff")
         if download:
             name = download if isinstance(download, str) else os.path.basename(asked)
             response.headers["Content-Disposition"] = _attachment(name)
@@ -246,14 +248,21 @@ class Context:
         return self.response_class(body, status, headers, default)
 
 
-def _below(root: str | os.PathLike[str], path: str) -> str:
-    joined = safe_join(os.fspath(root), path)
-    if joined is None or "\0" in joined:
+def _opened(path: str, root: str | os.PathLike[str] | None) -> IO[bytes]:
+    """The open file. Raises NotFound or Forbidden."""
+    below = path if root is None else safe_join(".", path)
+    if below is None:
         raise NotFound
-    real, base = os.path.realpath(joined), os.path.realpath(root)
-    if os.path.commonpath([real, base]) != base:
-        raise NotFound
-    return real
+    try:
+        return open_file(below, None if root is None else os.fspath(root))
+    except PermissionError as error:
+        raise Forbidden from error
+    except ValueError as error:  # a NUL, or half a surrogate pair
+        raise NotFound from error
+    except OSError as error:
+        if error.errno in _NO_SUCH_FILE:
+            raise NotFound from error
+        raise
 
 
 def _guess(name: str) -> str:
@@ -266,8 +275,9 @@ def _guess(name: str) -> str:
 
 
 def _attachment(name: str) -> str:
-    # RFC 6266, appendix D: a plain name for old clients, filename* for all others
-    plain = "".join(char if " " <= char <= "~" and char not in '"\\' else "_" for char in name)
+    # RFC 6266, appendix D: a plain name for old clients, which may decode a %41 in it, and
+    # filename* for all others
+    plain = re.sub(r'[^ -~]|["\\]|%(?=[0-9A-Fa-f]{2})', "_", name)
     options = {"filename": plain}
     if plain != name:
         options["filename*"] = f"UTF-8''{quote(name, safe='', errors='replace')}"

@@ -12,6 +12,7 @@ has shrunk meanwhile it raises StreamAborted and the connection breaks off.
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -20,22 +21,22 @@ import secrets
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import pairwise
 from typing import IO, Any
 
 from werkzeug.datastructures import ETags, Headers
 from werkzeug.http import (
     http_date,
-    parse_date,
     parse_etags,
-    parse_if_range_header,
     parse_range_header,
 )
 
+from . import fields
 from .body import READ_SIZE
 from .exceptions import StreamAborted
 
-__all__ = ["PLAIN", "File", "Window", "answer", "offers_sendfile"]
+__all__ = ["PLAIN", "File", "Window", "answer", "offers_sendfile", "open_file"]
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,12 @@ _SYNTAX = re.compile(
     r"bytes=[ \t]*(\d+-\d*|-0*[1-9]\d*)([ \t]*,[ \t]*(\d+-\d*|-0*[1-9]\d*))*[ \t]*",
     re.IGNORECASE | re.ASCII,
 )
+
+MAX_LINKS = 40
+"""Symbolic links on the way to a file, as many as Linux follows."""
+
+_FOLDER = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
+"""Flags to open a folder with; O_PATH of Linux needs no right to list it."""
 
 MAX_RANGES = 32
 """Ranges answered in one response: PDF readers ask for a handful, attackers for thousands."""
@@ -53,6 +60,87 @@ PLAIN = (io.FileIO, io.BufferedReader, io.BufferedRandom)
 Environ = Mapping[str, Any]
 Parts = list[tuple[int, int]]
 """Ranges of a file in bytes, each as (start, stop)."""
+
+
+def open_file(path: str, root: str | None = None) -> IO[bytes]:
+    """The regular file at `path`, or below `root` at it, open for reading.
+
+    Raises OSError, FileNotFoundError for all that is no regular file or not below the root,
+    and ValueError on a path that none can have.
+    """
+
+    def opener(path: str, flags: int) -> int:
+        return _regular(path, flags, None) if root is None else _beneath(root, path, flags)
+
+    return open(path, "rb", opener=opener)
+
+
+def _regular(path: str, flags: int, folder: int | None) -> int:
+    """The descriptor of a regular file, without touching any other kind.
+
+    To open a FIFO, a terminal or a tape does something to it, so it is looked at first. If it
+    became one in between, O_NONBLOCK keeps the open from waiting, and it is looked at again.
+    """
+    follow = folder is None
+    if stat.S_ISREG(os.stat(path, dir_fd=folder, follow_symlinks=follow).st_mode):
+        flags |= os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
+        descriptor = os.open(path, flags, dir_fd=folder)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor
+        os.close(descriptor)
+    raise _missing(path)
+
+
+def _beneath(root: str, path: str, flags: int) -> int:
+    """The descriptor of the regular file below `root` to which `path` leads.
+
+    Each name is looked up in the folder that is open by then, and never followed if it is a
+    link. The target of a link is walked in the same way instead, so nothing that is moved or
+    replaced meanwhile leads out. A link may say where it leads by an absolute path below the
+    root, or by a relative one that does not leave it on the way.
+    """
+    folders = [os.open(root, _FOLDER)]
+    names, links = path.split("/")[::-1], 0
+    try:
+        while names:
+            name, folder = names.pop(), folders[-1]
+            if name in ("", "."):
+                continue
+            if name == "..":
+                if len(folders) == 1:
+                    break
+                os.close(folders.pop())
+            elif stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+                links += 1
+                if links > MAX_LINKS:
+                    break
+                target = os.readlink(name, dir_fd=folder)
+                if os.path.isabs(target):
+                    target = _below(root, target)
+                    while len(folders) > 1:
+                        os.close(folders.pop())
+                names += target.split("/")[::-1]
+            elif names:
+                folders.append(os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=folder))
+            else:
+                return _regular(name, flags, folder)
+        raise _missing(path)
+    finally:
+        for folder in folders:
+            os.close(folder)
+
+
+def _below(root: str, target: str) -> str:
+    """The part of an absolute path that is below the root, under either name of the root."""
+    for base in (os.path.abspath(root), os.path.realpath(root)):
+        base = base.rstrip("/") + "/"
+        if target.startswith(base):
+            return target[len(base) :]
+    raise _missing(target)
+
+
+def _missing(path: str) -> FileNotFoundError:
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
 
 class File:
@@ -67,7 +155,7 @@ class File:
         self.start = start
         self.size = max(0, stop - start)
         self.movable = descriptor is not None
-        self.headers = {"Accept-Ranges": "bytes"}
+        self.headers = {"Content-Length": str(self.size), "Accept-Ranges": "bytes"}
 
     @classmethod
     def of(cls, body: Any) -> File | None:
@@ -91,7 +179,15 @@ class File:
         file.headers["ETag"] = f'"{status.st_mtime_ns:x}-{file.start:x}-{status.st_size:x}"'
         return file
 
-    def read(self, offset: int, size: int) -> bytes:
+    def __iter__(self) -> Iterator[bytes]:
+        """Its bytes in blocks, for those who look at a response's body."""
+        window = Window(self, 0, self.size, lambda: None)
+        return iter(partial(window.read, READ_SIZE), b"")
+
+    def close(self) -> None:
+        self.body.close()
+
+    def read_at(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes at `offset` of the open file, b"" past its end."""
         if self.descriptor is not None:
             return os.pread(self.descriptor, size, offset)
@@ -121,7 +217,7 @@ class Window:
         left = self._stop - self._position
         if left <= 0 or size == 0:
             return b""
-        data = self._file.read(self._position, left if size < 0 else min(size, left))
+        data = self._file.read_at(self._position, left if size < 0 else min(size, left))
         if not data:
             raise self._shrunk()
         self._position += len(data)
@@ -139,7 +235,8 @@ class Window:
         return True
 
     def _shrunk(self) -> StreamAborted:
-        name = getattr(self._file.body, "name", "a file")
+        # the name may come from a request: repr() escapes what could forge a line of the log
+        name = repr(getattr(self._file.body, "name", "a file"))
         self._failed = True
         log.error("%s shrank while it was sent", name)
         return StreamAborted(f"{name} shrank while it was sent")
@@ -165,7 +262,7 @@ def answer(
     Preconditions go in the order of RFC 9110, section 13.2.2. One range is a Window, several
     are chunks, None is an empty body. `close` is called when a window is closed.
     """
-    etag, modified = headers.get("ETag"), parse_date(headers.get("Last-Modified"))
+    etag, modified = headers.get("ETag"), fields.date(headers.get("Last-Modified"))
     status = _precondition(environ, etag, modified)
     if status is not None:
         headers["Content-Length"] = "0"
@@ -199,7 +296,7 @@ def _precondition(environ: Environ, etag: str | None, modified: Any) -> int | No
         return parse_etags(environ[name]) if name in environ else None
 
     def date(name: str) -> Any:
-        return parse_date(environ.get(name)) if modified is not None else None
+        return fields.date(environ.get(name)) if modified is not None else None
 
     tag = (etag or "").removeprefix("W/").strip('"')
     safe = environ["REQUEST_METHOD"] in ("GET", "HEAD")
@@ -223,7 +320,7 @@ def _if_range(environ: Environ, etag: str | None, modified: Any) -> bool:
     header: str = environ.get("HTTP_IF_RANGE", "")
     if not header:
         return True
-    date = parse_if_range_header(header).date
+    date = fields.date(header)
     return bool(date == modified) if date is not None else header == etag and header[0] == '"'
 
 

@@ -8,14 +8,15 @@ closes the connection.
 
 from __future__ import annotations
 
-import codecs
 import io
 import json
+import string
 from collections.abc import Iterator
 from functools import partial
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
+from urllib.parse import quote
 
-from werkzeug.datastructures import ImmutableMultiDict
+from werkzeug.datastructures import IfRange, ImmutableMultiDict
 from werkzeug.exceptions import (
     BadRequest,
     ClientDisconnected,
@@ -23,13 +24,26 @@ from werkzeug.exceptions import (
     RequestEntityTooLarge,
     UnsupportedMediaType,
 )
+from werkzeug.formparser import FormDataParser
+from werkzeug.http import unquote_etag
+from werkzeug.urls import uri_to_iri
 from werkzeug.utils import cached_property
 from werkzeug.wrappers import Request as WerkzeugRequest
 from werkzeug.wsgi import get_content_length
 
+from . import charsets, fields
 from .body import READ_SIZE
 
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from _typeshed.wsgi import WSGIEnvironment
+    from werkzeug.datastructures import Authorization
+
 __all__ = ["Request"]
+
+_QUERY = string.ascii_letters + string.digits + string.punctuation
+"""What stays as it is in a query."""
 
 
 def _arrived(source: Any, size: int) -> bytes:
@@ -114,8 +128,77 @@ class _Input(io.RawIOBase):
         return len(data)
 
 
+class _Forms(FormDataParser):
+    """werkzeug's parser of forms, with one limit for the fields of either kind of form."""
+
+    def parse(
+        self,
+        stream: IO[bytes],
+        mimetype: str,
+        content_length: int | None,
+        options: dict[str, str] | None = None,
+    ) -> Any:
+        if mimetype == "application/x-www-form-urlencoded" and self.max_form_parts is not None:
+            data = stream.read()
+            if data.count(b"&") >= self.max_form_parts:
+                raise RequestEntityTooLarge(
+                    f"A form may have {self.max_form_parts} fields at most."
+                )
+            stream = io.BytesIO(data)
+        return super().parse(stream, mimetype, content_length, options)
+
+
 class Request(WerkzeugRequest):
-    """The request of a handler. Bodies past `max_content_length` bytes are a 413 when read."""
+    """The request of a handler. Bodies past `max_content_length` bytes are a 413 when read.
+
+    A form has up to ``max_form_parts`` fields and files, 1,000 by default. Header fields that
+    cannot be understood are as good as absent, wherever RFC 9110 has them ignored.
+    """
+
+    form_data_parser_class = _Forms
+    max_form_memory_size = None  # of one field: `max_content_length` is the limit of all
+
+    def __init__(self, environ: WSGIEnvironment, *args: Any, **options: Any) -> None:
+        super().__init__(environ, *args, **options)
+        if not self.query_string.isascii():  # some clients do not quote, and send any bytes
+            self.query_string = quote(self.query_string, safe=_QUERY).encode()
+
+    @cached_property
+    def host(self) -> str:
+        """The host and port that were asked. Raises BadRequest if they are none."""
+        host: str = super().host
+        if "xn--" in host:
+            try:
+                uri_to_iri(f"//{host}")
+            except UnicodeError as error:
+                raise BadRequest("The Host is not an international domain name.") from error
+        return host
+
+    @cached_property
+    def authorization(self) -> Authorization | None:
+        try:
+            return super().authorization
+        except ValueError:  # such as Basic with something that is not Base64
+            return None
+
+    @cached_property
+    def if_modified_since(self) -> datetime | None:
+        return fields.date(self.headers.get("If-Modified-Since"))
+
+    @cached_property
+    def if_unmodified_since(self) -> datetime | None:
+        return fields.date(self.headers.get("If-Unmodified-Since"))
+
+    @cached_property
+    def if_range(self) -> IfRange:
+        value = self.headers.get("If-Range")
+        if (date := fields.date(value)) is not None:
+            return IfRange(date=date)
+        return IfRange(unquote_etag(value)[0])
+
+    @cached_property
+    def date(self) -> datetime | None:
+        return fields.date(self.headers.get("Date"))
 
     @cached_property
     def stream(self) -> IO[bytes]:
@@ -133,18 +216,15 @@ class Request(WerkzeugRequest):
     def text(self) -> str:
         """The body as text in its charset, UTF-8 without one. 400 or 415 when it is not."""
         charset = self.mimetype_params.get("charset", "utf-8")
+        if (codec := charsets.codec(charset)) is None:
+            raise UnsupportedMediaType(f"There is no charset {charset!r} on the web.")
         data = self.get_data()
         try:
-            utf_8 = codecs.lookup(charset).name == "utf-8"
-            return data.decode("utf-8-sig" if utf_8 else charset)
-        except LookupError as error:
-            raise UnsupportedMediaType(f"There is no charset {charset!r}.") from error
+            return data.decode("utf-8-sig" if codec == "utf-8" else codec)
         except UnicodeDecodeError as error:
             raise BadRequest(
                 f"The body is not {charset}: {error.reason} at byte {error.start}."
             ) from error
-        except UnicodeError as error:
-            raise BadRequest(f"The body is not {charset}: {error}.") from error
 
     def json(self) -> Any:
         """The body as JSON (RFC 8259), whatever its content type. 400 says where it is wrong."""

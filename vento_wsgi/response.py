@@ -4,12 +4,16 @@ Text and bytes are sent as they are, with their Content-Length. A file becomes a
 :class:`~vento_wsgi.files.File`, so that it can answer conditional requests and ranges. All
 else is made into :class:`~vento_wsgi.body.Chunks` here and into a Stream when the server
 asks for it; HEAD, 204 and 304 close it untouched.
+
+The body is always what ``response.response`` is when the headers are made, whatever middleware
+has put there: nothing about a body is kept anywhere else. A body that was replaced is closed
+with the response all the same, and the headers that described it are taken back.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -18,7 +22,7 @@ from werkzeug.datastructures import Headers
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from . import body as bodies
-from . import files, sse
+from . import fields, files, sse
 from .broker.feed import Feed
 from .broker.subscription import Subscription
 from .coding import CodedStream, Encoder
@@ -36,10 +40,10 @@ __all__ = ["EVENT_STREAM", "Response", "vary"]
 
 EVENT_STREAM = sse.CONTENT_TYPE
 
-_FIELDS = re.compile(r"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [\t\x20-\x7e\x80-\xff]*(?:\n|\Z))*")
-"""Field lines as RFC 9110, section 5, has them."""
+_LOCATIONS = frozenset(("location", "content-location"))
 
-_LOCATIONS = ("location", "content-location")
+_AS_IT_IS = ("", "identity")
+"""Content-Encodings that leave the bytes of an event stream readable."""
 
 _THE_SERVERS = frozenset(
     (
@@ -48,6 +52,16 @@ _THE_SERVERS = frozenset(
     )
 )
 """Hop-by-hop fields, which PEP 3333 leaves to the server (RFC 9110, section 7.6.1)."""
+
+
+class _Subscribed(bodies.Chunks):
+    """The blocks of a subscription, which a server may send without iterating them."""
+
+    __slots__ = ("subscription",)
+
+    def __init__(self, subscription: Subscription) -> None:
+        super().__init__(subscription.blocks(), sse.encode)
+        self.subscription = subscription
 
 
 class _NoBody(tuple[bytes, ...]):
@@ -76,10 +90,11 @@ class Response(WerkzeugResponse):
     """What says, when all its headers are known, how its body is coded; ``compress`` sets it."""
 
     _encoder: Callable[[], Encoder] | None = None
-    _measure: int | None = None  # its length as it is before it is coded
-    _subscription: Subscription | None = None
-    _file: files.File | None = None
+    _given: bodies.Chunks | files.File | None = None
+    """The body that it was made with: it is closed even if ``response`` is another one now."""
+    _length: int | None = None  # in bytes, before it is coded
     _sent: files.Window | Iterator[bytes] | None = None
+    """What is sent of a File, once the headers are made."""
     _closed = False
 
     def __init__(
@@ -90,17 +105,14 @@ class Response(WerkzeugResponse):
         content_type: str | None = None,
     ) -> None:
         super().__init__(status=status, headers=headers, content_type=content_type)
-        kind = self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        self.event_stream = kind == EVENT_STREAM
+        self.event_stream = _names_events(self.headers.get("Content-Type", ""))
         if self.event_stream:
             self.headers.setdefault("Cache-Control", "no-cache")
             self.headers.setdefault("X-Accel-Buffering", "no")
             if isinstance(body, sse.Event):
                 body = body.encode()
-        if isinstance(body, Subscription):
-            if not self.event_stream:
-                raise BodyError("a subscription is an event stream: use ctx.sse(…)")
-            self._subscription, body = body, body.blocks()
+        if isinstance(body, Subscription) and not self.event_stream:
+            raise BodyError("a subscription is an event stream: use ctx.sse(…)")
         if isinstance(body, (bytearray, memoryview)):
             body = bytes(body)
         if isinstance(body, (str, bytes)):
@@ -109,19 +121,19 @@ class Response(WerkzeugResponse):
         # werkzeug may then neither collect the body nor encode it a second time
         self.direct_passthrough = True
         if self.status_code == 200 and (file := files.File.of(body)) is not None:
-            self._file = file
-            self.response = file.body
-            self.headers["Content-Length"] = str(file.size)
+            self.response = self._given = file
+            self.headers["Content-Length"] = file.headers["Content-Length"]
             for name, value in file.headers.items():
                 self.headers.setdefault(name, value)
+        elif isinstance(body, Subscription):
+            self.response = self._given = _Subscribed(body)
         else:
-            encode = sse.encode if self.event_stream else bodies.encode
-            self.response = bodies.Chunks(body, encode)
+            self.response = self._given = bodies.Chunks(body, self._encode())
 
     @property
     def is_file(self) -> bool:
         """Whether its body is an open file, which leaves by sendfile where the server can."""
-        return self._file is not None and self._file.descriptor is not None
+        return isinstance(self.response, files.File) and self.response.descriptor is not None
 
     def promise(self, policies: Policies) -> None:
         """Have the body sent under `policies`, as a Stream whatever it is. Raises ValueError."""
@@ -136,10 +148,18 @@ class Response(WerkzeugResponse):
         if self._closed:
             return
         self._closed = True
-        closings = [*self._on_close]
-        if hasattr(self.response, "close"):
-            closings.insert(0, self.response.close)
-        _close_all(iter(closings))
+        kept: list[Any] = [self.response]
+        if self._given is not self.response:
+            kept.append(self._given)
+        closings = [body.close for body in kept if hasattr(body, "close")]
+        _close_all(iter([*closings, *self._on_close]))
+
+    def iter_encoded(self) -> Iterator[bytes]:
+        return map(self._encode(), self.response)
+
+    def _encode(self) -> Callable[[Any], bytes]:
+        """What makes bytes of the items of its body."""
+        return sse.encode if self.event_stream else bodies.encode
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         body: Any = None
@@ -160,34 +180,63 @@ class Response(WerkzeugResponse):
 
     def head(self, environ: WSGIEnvironment) -> tuple[str, list[tuple[str, str]]]:
         """The status and the headers with which this answers a request, before its body."""
-        if self._file is not None and self.status_code == 200:
-            self.status_code, self._sent = files.answer(
-                environ, self.headers, self._file, self.close
-            )
-        elif self._file is not None:
-            self._sent = files.Window(self._file, 0, self._file.size, self.close)
+        if not isinstance(self.response, bodies.Chunks):
+            self._take_in()
+        if isinstance(self._given, files.File):
+            self._answer_with_file(environ, self._given)
+        self._length = _length(self.headers)
         if self.code is not None:
-            self._measure = self._length()
             self._encoder = self.code(environ)
         headers = self.headers
-        if not isinstance(self.response, bodies.Chunks) or self._is_special():
+        names = {name.lower(): value for name, value in headers}
+        self._be_events(
+            _names_events(names.get("content-type", ""))
+            and (self._encoder is not None or names.get("content-encoding", "") in _AS_IT_IS)
+        )
+        if self.is_sequence or not self._has_content() or not _LOCATIONS.isdisjoint(names):
             headers = self.get_wsgi_headers(environ)
         if not self._has_content():
             headers.pop("Content-Type", None)
-        fields = [field for field in headers if field[0].lower() not in _THE_SERVERS]
+        pairs = list(headers)
+        if not _THE_SERVERS.isdisjoint(names):
+            pairs = [pair for pair in pairs if pair[0].lower() not in _THE_SERVERS]
         # after start_response it is too late: a server may have taken a part of them
-        if not _FIELDS.fullmatch("\n".join(map(": ".join, fields))):
-            wrong = next(
-                name for name, value in fields if not _FIELDS.fullmatch(f"{name}: {value}")
-            )
-            raise ValueError(f"the header {wrong!r} cannot be sent: its name or value is not legal")
-        return self.status, fields
+        fields.check(self.status, pairs)
+        return self.status, pairs
 
-    def _is_special(self) -> bool:
-        """Whether werkzeug has something to say about the headers of a stream."""
-        return not self._has_content() or any(
-            name.lower() in _LOCATIONS for name, _ in self.headers
-        )
+    def _take_in(self) -> None:
+        """Make a body of ours of whatever ``response`` is now."""
+        if self.is_sequence:
+            self.direct_passthrough = False
+            # the length of what was there before must not cut what is there now
+            length = str(sum(map(len, self.iter_encoded())))
+            if self.response and self.headers.get("Content-Length", length) != length:
+                self.headers["Content-Length"] = length
+        elif not isinstance(self.response, files.File):
+            self.direct_passthrough = True
+            self.response = bodies.Chunks(self.response, self._encode())
+
+    def _answer_with_file(self, environ: WSGIEnvironment, file: files.File) -> None:
+        """Answer with the file, or without it if it is not the body any more."""
+        sent = self.response is file
+        if sent and self.status_code == 200:
+            self.status_code, self._sent = files.answer(environ, self.headers, file, self.close)
+            return
+        if sent:
+            self._sent = files.Window(file, 0, file.size, self.close)
+        if not sent or self.status_code >= 400:
+            # what was said of the file is not true of another body; what others have set stays
+            for name, value in file.headers.items():
+                if self.headers.get(name) == value and not (sent and name == "Content-Length"):
+                    del self.headers[name]
+
+    def _be_events(self, events: bool) -> None:
+        """Middleware may have changed the type, or put a coding around the events."""
+        if events == self.event_stream:
+            return
+        self.event_stream = events
+        if not events and not isinstance(self.policies.heartbeat, tuple):
+            self.policies = replace(self.policies, heartbeat=None)
 
     def _has_content(self) -> bool:
         return self.status_code >= 200 and self.status_code not in (204, 304)
@@ -195,17 +244,18 @@ class Response(WerkzeugResponse):
     def get_app_iter(self, environ: WSGIEnvironment) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] == "HEAD" or not self._has_content():
             return self._no_body()
-        if isinstance(self.response, bodies.Chunks):
+        body = self.response
+        if isinstance(body, bodies.Chunks):
             # in a coding each client's bytes depend on what it was sent before: none to share
-            shares = PARK in environ and self._encoder is None
-            if shares and self._subscription is not None:
-                stream = partial(self._stream, environ, self.response)
+            shares = PARK in environ and self._encoder is None and self.event_stream
+            if shares and isinstance(body, _Subscribed):
+                stream = partial(self._stream, environ, body)
                 # it lasts, and should not hold the response and its request for as long
                 closings = [close for close in self._on_close if not _closes_nothing(close)]
                 close = partial(_close_all, iter(closings)) if closings else None
-                return Feed(self._subscription, stream, close, environ, self.policies)
-            return self._stream(environ, self.response)
-        if self._file is None:
+                return Feed(body.subscription, stream, close, environ, self.policies)
+            return self._stream(environ, body)
+        if not isinstance(body, files.File):
             return super().get_app_iter(environ)
         if self._sent is None:
             return self._no_body()
@@ -218,20 +268,15 @@ class Response(WerkzeugResponse):
 
     def for_sendfile(self, environ: WSGIEnvironment) -> files.Window | None:
         """What is sent, if it is left to the server's wsgi.file_wrapper; the head comes first."""
-        if self._file is None or not isinstance(self._sent, files.Window):
+        body = self.response
+        if not isinstance(body, files.File) or not isinstance(self._sent, files.Window):
             return None
         # a Stream has policies; and without our worker gevent's sendfile reads 8 KiB at a time
         if self.policies is not DEFAULT or self._encoder is not None:
             return None
         if cooperative() and DRAIN not in environ:
             return None
-        return self._sent if files.offers_sendfile(environ, self._file) else None
-
-    def _length(self) -> int | None:
-        for name, value in self.headers:
-            if name.lower() == "content-length":
-                return int(value)
-        return None
+        return self._sent if files.offers_sendfile(environ, body) else None
 
     def _no_body(self) -> _NoBody:
         body = _NoBody()
@@ -245,10 +290,24 @@ class Response(WerkzeugResponse):
             self.close,
             environ,
             event_stream=self.event_stream,
-            length=self._length() if self._encoder is None else self._measure,
-            waits=self._file is None,
+            length=self._length,
+            waits=not isinstance(self.response, files.File),
             policies=self.policies,
         )
+
+
+def _names_events(content_type: str) -> bool:
+    return content_type.partition(";")[0].strip().lower() == EVENT_STREAM
+
+
+def _length(headers: Headers) -> int | None:
+    """The Content-Length in bytes. Raises ValueError if it is no number (RFC 9110, section 8.6)."""
+    value = headers.get("Content-Length")
+    if value is None:
+        return None
+    if not (value.isascii() and value.isdigit()):
+        raise ValueError(f"a Content-Length is a number of bytes, not {value!r}")
+    return int(value)
 
 
 def _close_all(closings: Iterator[Callable[[], object]]) -> None:

@@ -185,7 +185,9 @@ def encode(item: object) -> bytes:
 
 
 def _frame(item: object) -> bytes:
-    return (item if isinstance(item, Event) else Event(item)).encode()
+    if isinstance(item, Event):
+        return item.encode()
+    return Event("null" if item is None else item).encode()  # an Event without data is another
 
 
 def sse(items: Iterable[object]) -> Iterator[bytes]:

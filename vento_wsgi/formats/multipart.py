@@ -13,12 +13,12 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from ..fields import is_legal
 from .formatted import Formatted, as_bytes, each
 
 __all__ = ["multipart_mixed"]
 
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
-_FIELD = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [\t\x20-\x7e\x80-\xff]*")
 
 
 def multipart_mixed(
@@ -70,8 +70,7 @@ def multipart_mixed(
 
 def _head(headers: Mapping[str, str]) -> bytes:
     """A part's headers, each after its line break."""
-    fields = [f"{name}: {value}" for name, value in headers.items()]
-    for field in fields:
-        if not _FIELD.fullmatch(field):
-            raise ValueError(f"the header {field!r} cannot be sent")
-    return "".join(f"\r\n{field}" for field in fields).encode("latin-1")
+    for name, value in headers.items():
+        if not is_legal(name, value):
+            raise ValueError(f"the header {name!r} cannot be sent: {value!r}")
+    return "".join(f"\r\n{name}: {value}" for name, value in headers.items()).encode("latin-1")

@@ -86,11 +86,16 @@ def csv_rows(
         raise TypeError(f"columns are a sequence of names: [{columns!r}]")
     if guard:
         format.setdefault("quoting", csv.QUOTE_NONNUMERIC)
+    ending = csv.writer(_Echo, **format).dialect.lineterminator
+    # csv quotes a cell for the line breaks of its lineterminator only, but readers take either
+    # for one: so csv is given both, and what was not asked for is cut off each line
+    added = "".join(char for char in "\r\n" if char not in ending)
+    format["lineterminator"] = ending + added
     write: Callable[[Iterable[Any]], Any] = csv.writer(_Echo, **format).writerow
 
     def line(cells: Iterable[Any]) -> bytes:
         text: str = write([_tamed(cell) for cell in cells] if guard else cells)
-        return text.encode()
+        return (text[: -len(added)] if added else text).encode()
 
     def run(rows: Iterator[Any]) -> Iterator[bytes]:
         if bom or names is not None:
@@ -119,9 +124,12 @@ class _Echo:
 
 
 def _tamed(cell: Any) -> Any:
-    if type(cell) in _NUMBERS or isinstance(cell, Number):
+    if isinstance(cell, str):
+        text = str.__str__(cell)  # csv writes the text itself, and no __str__ of a subclass
+    elif type(cell) in _NUMBERS or isinstance(cell, Number):
         return cell
-    text = cell if type(cell) is str else str(cell)
+    else:
+        text = str(cell)
     return f"'{text}" if text.startswith(FORMULA) else text
 
 
