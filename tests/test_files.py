@@ -925,7 +925,7 @@ def test_without_a_root_a_path_leads_anywhere(root: Path) -> None:
 def test_a_file_that_may_not_be_read_is_forbidden(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:  # as root can read all files
+    def refuse(*_: object, **__: object) -> None:  # as root can read all files
         raise PermissionError
 
     monkeypatch.setattr("builtins.open", refuse)

@@ -16,6 +16,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -23,7 +24,7 @@ from werkzeug.datastructures import Headers, MIMEAccept
 from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAllowed
 from werkzeug.http import parse_accept_header
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
-from werkzeug.routing import Map, Rule
+from werkzeug.routing import FloatConverter, Map, Rule, ValidationError
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from .context import Context
@@ -42,10 +43,23 @@ log = logging.getLogger(__name__)
 MAX_CONTENT_LENGTH = 16 * 1024 * 1024
 """Bytes of a request body by default: JSON and forms fit, and one client cannot fill a disk."""
 
+MAX_REPORT = 64 * 1024
+"""Characters of an error that `debug` shows: its message may have a whole body in it."""
+
 Endpoint = tuple[str, Callable[[Context], WerkzeugResponse]]
 """A route's path, for the log, and its handler inside its middleware."""
 
 U = TypeVar("U", bound="Router | Middleware")
+
+
+class _Float(FloatConverter):
+    """``<float:…>``; digits that make infinity are no number, and the route does not match."""
+
+    def to_python(self, value: str) -> Any:
+        number = super().to_python(value)
+        if not isfinite(number):
+            raise ValidationError
+        return number
 
 
 class App:
@@ -147,7 +161,7 @@ class App:
     def _build(self) -> WSGIApplication:
         # an explicit HEAD goes before the one that comes with GET
         routes = sorted(self.routes(), key=lambda route: "HEAD" not in route.methods)
-        rules = Map()
+        rules = Map(converters={"float": _Float})
         plain: dict[tuple[str, str], Endpoint] = {}
         for route in routes:
             endpoint = route.path, chain(route.middleware, route.respond)
@@ -199,6 +213,13 @@ class App:
             return answer(environ, restart)
 
     def _answer(self, ctx: Context, error: BaseException) -> WerkzeugResponse:
+        try:
+            return self._described(ctx, error)
+        except Exception:  # an application's exception may fail to say what it is
+            log.exception("%s: its error cannot be described", _route(ctx))
+            return self._described(ctx, InternalServerError(""))
+
+    def _described(self, ctx: Context, error: BaseException) -> WerkzeugResponse:
         if isinstance(error, HTTPException) and error.response is not None:
             return error.get_response(ctx.environ)
         if isinstance(error, HTTPException) and error.code is not None:
@@ -213,10 +234,10 @@ class App:
             if _prefers_html(ctx):
                 headers["Content-Type"] = "text/html; charset=utf-8"
                 return Response(_page(problem, error), problem.code or 500, headers)
-            detail = detail or f"{type(error).__name__}: {error}"
+            detail = detail or _cut("".join(traceback.format_exception_only(error)).strip())
         body = {"type": "about:blank", "title": problem.name, "status": problem.code}
         if detail:
-            body["detail"] = detail
+            body["detail"] = str(detail)  # a description may be translated only when it is shown
         headers["Content-Type"] = "application/problem+json"
         return Response(json.dumps(body), problem.code or 500, headers)
 
@@ -268,12 +289,19 @@ def _prefers_html(ctx: Context) -> bool:
     return best == "text/html"
 
 
-def _page(problem: HTTPException, error: BaseException) -> str:
+def _page(problem: HTTPException, error: BaseException) -> bytes:
     title = html.escape(f"{problem.code} {problem.name}")
-    report = problem.description or ""
+    report = str(problem.description or "")
     if problem is not error:
         report = "".join(traceback.format_exception(error))
-    return (
+    page = (
         "<!doctype html><html lang=en><meta charset=utf-8>"
-        f"<title>{title}</title><h1>{title}</h1><pre>{html.escape(report)}</pre></html>"
+        f"<title>{title}</title><h1>{title}</h1><pre>{html.escape(_cut(report))}</pre></html>"
     )
+    return page.encode(errors="backslashreplace")  # half a surrogate pair is no UTF-8
+
+
+def _cut(report: str) -> str:
+    """A report with its middle left out where it is too long: both ends say where it failed."""
+    half = MAX_REPORT // 2
+    return report if len(report) <= MAX_REPORT else f"{report[:half]}\n[…]\n{report[-half:]}"

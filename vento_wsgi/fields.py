@@ -19,11 +19,12 @@ _STATUS = rf"[1-9][0-9][0-9] {_VALUE}"
 
 _HEAD = re.compile(rf"{_STATUS}(?:\n{_NAME}\0{_VALUE})*")
 
+_YEAR = r"[1-9][0-9]{3}"  # Python takes 0000 for 2000
 _TIME = r"[0-9]{2}:[0-9]{2}:[0-9]{2}"
 _DATE = re.compile(
-    r"[A-Z][a-z]+, [0-9]{2}(?: [A-Z][a-z]{2} [0-9]{4}|-[A-Z][a-z]{2}-[0-9]{2}) "
+    rf"[A-Z][a-z]+, [0-9]{{2}}(?: [A-Z][a-z]{{2}} {_YEAR}|-[A-Z][a-z]{{2}}-[0-9]{{2}}) "
     rf"{_TIME} GMT"
-    rf"|[A-Z][a-z]{{2}} [A-Z][a-z]{{2}} [ 0-9][0-9] {_TIME} [0-9]{{4}}"
+    rf"|[A-Z][a-z]{{2}} [A-Z][a-z]{{2}} [ 0-9][0-9] {_TIME} {_YEAR}"
 )
 """HTTP-date in its three forms (RFC 9110, section 5.6.7): IMF-fixdate, RFC 850, asctime."""
 

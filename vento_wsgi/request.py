@@ -29,7 +29,7 @@ from werkzeug.http import unquote_etag
 from werkzeug.urls import uri_to_iri
 from werkzeug.utils import cached_property
 from werkzeug.wrappers import Request as WerkzeugRequest
-from werkzeug.wsgi import get_content_length
+from werkzeug.wsgi import get_content_length, get_host
 
 from . import charsets, fields
 from .body import READ_SIZE
@@ -166,7 +166,7 @@ class Request(WerkzeugRequest):
     @cached_property
     def host(self) -> str:
         """The host and port that were asked. Raises BadRequest if they are none."""
-        host: str = super().host
+        host = get_host(self.environ, self.trusted_hosts)
         if "xn--" in host:
             try:
                 uri_to_iri(f"//{host}")
