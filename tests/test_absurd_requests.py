@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from servers import Running, connect, serve
@@ -35,12 +36,16 @@ def any_path(ctx: Context) -> Response:
 @router.route("/", methods=["GET", "POST", "PUT"])
 def everything(ctx: Context) -> Response:
     """Look at all that a request has; what is wrong with one part says nothing about others."""
-    names = [(ctx.request, name) for name in dir(Request) if not name.startswith("_")]
-    names += [(ctx, name) for name in ("last_event_id", "path", "query", "url")]
-    return ctx.json([name for item, name in names if is_refused(item, name)])
+    names = [name for name in dir(Request) if not name.startswith("_")]
+    refused = {name: refusal(ctx.request, name) for name in names}
+    for name in ("last_event_id", "path", "query", "url"):
+        refused[f"ctx.{name}"] = refusal(ctx, name)
+    assert all(code is None or 400 <= code < 500 for code in refused.values()), refused
+    return ctx.json(refused)
 
 
-def is_refused(item: object, name: str) -> bool:
+def refusal(item: Any, name: str) -> int | None:
+    """The status with which a part of a request is refused, if it is."""
     try:
         value = getattr(item, name, None)
         if name == "chunks":
@@ -48,10 +53,8 @@ def is_refused(item: object, name: str) -> bool:
         elif name in ("form", "json", "text"):
             value()  # type: ignore[misc]
     except HTTPException as error:
-        assert error.code is not None
-        assert 400 <= error.code < 500
-        return True
-    return False
+        return error.code
+    return None
 
 
 app = create_app()
