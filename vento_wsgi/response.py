@@ -92,6 +92,8 @@ class Response(WerkzeugResponse):
     _encoder: Callable[[], Encoder] | None = None
     _given: bodies.Chunks | files.File | None = None
     """The body that it was made with: it is closed even if ``response`` is another one now."""
+    _described: tuple[object, Mapping[str, str]] = None, {}
+    """A body, and the headers that were set because of it."""
     _length: int | None = None  # in bytes, before it is coded
     _sent: files.Window | Iterator[bytes] | None = None
     """What is sent of a File, once the headers are made."""
@@ -122,6 +124,7 @@ class Response(WerkzeugResponse):
         self.direct_passthrough = True
         if self.status_code == 200 and (file := files.File.of(body)) is not None:
             self.response = self._given = file
+            self._described = file, file.headers
             self.headers["Content-Length"] = file.headers["Content-Length"]
             for name, value in file.headers.items():
                 self.headers.setdefault(name, value)
@@ -129,6 +132,15 @@ class Response(WerkzeugResponse):
             self.response = self._given = _Subscribed(body)
         else:
             self.response = self._given = bodies.Chunks(body, self._encode())
+
+    def set_data(self, value: bytes | str) -> None:
+        """Send text or bytes in place of the body."""
+        self._take_back()
+        super().set_data(value)
+        self._described = self.response, {"Content-Length": self.headers["Content-Length"]}
+
+    # werkzeug's own would call its own set_data
+    data = property(WerkzeugResponse.get_data, set_data)
 
     @property
     def is_file(self) -> bool:
@@ -182,8 +194,8 @@ class Response(WerkzeugResponse):
         """The status and the headers with which this answers a request, before its body."""
         if not isinstance(self.response, bodies.Chunks):
             self._take_in()
-        if isinstance(self._given, files.File):
-            self._answer_with_file(environ, self._given)
+        if isinstance(self.response, files.File):
+            self._answer_with_file(environ, self.response)
         self._length = _length(self.headers)
         if self.code is not None:
             self._encoder = self.code(environ)
@@ -206,6 +218,8 @@ class Response(WerkzeugResponse):
 
     def _take_in(self) -> None:
         """Make a body of ours of whatever ``response`` is now."""
+        if self.response is not self._described[0]:
+            self._take_back()
         if self.is_sequence:
             self.direct_passthrough = False
             # the length of what was there before must not cut what is there now
@@ -217,18 +231,19 @@ class Response(WerkzeugResponse):
             self.response = bodies.Chunks(self.response, self._encode())
 
     def _answer_with_file(self, environ: WSGIEnvironment, file: files.File) -> None:
-        """Answer with the file, or without it if it is not the body any more."""
-        sent = self.response is file
-        if sent and self.status_code == 200:
+        """Send what is asked of a file, or all of it if its status is not 200 any more."""
+        if self.status_code == 200:
             self.status_code, self._sent = files.answer(environ, self.headers, file, self.close)
             return
-        if sent:
-            self._sent = files.Window(file, 0, file.size, self.close)
-        if not sent or self.status_code >= 400:
-            # what was said of the file is not true of another body; what others have set stays
-            for name, value in file.headers.items():
-                if self.headers.get(name) == value and not (sent and name == "Content-Length"):
-                    del self.headers[name]
+        self._sent = files.Window(file, 0, file.size, self.close)
+        if self.status_code >= 400:  # it is an error page, and not what was asked for
+            self._take_back(but="Content-Length")
+
+    def _take_back(self, but: str = "") -> None:
+        """Remove the headers that described a body, save those that were changed since."""
+        for name, value in self._described[1].items():
+            if name != but and self.headers.get(name) == value:
+                del self.headers[name]
 
     def _be_events(self, events: bool) -> None:
         """Middleware may have changed the type, or put a coding around the events."""
