@@ -1,5 +1,6 @@
 """The application as a WSGI callable: what it answers by itself, and what becomes of errors."""
 
+import builtins
 import io
 import json
 import logging
@@ -393,6 +394,59 @@ def test_debug_shows_a_browser_an_http_exception_without_a_traceback(
     assert "taken &lt;i&gt;" in response.text
     assert "Traceback" not in response.text
     assert caplog.records == []
+
+
+class Speechless(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def chained() -> Exception:
+    try:
+        try:
+            raise ValueError("<script>'\"")
+        except ValueError as error:
+            raise KeyError("<second>") from error
+    except KeyError as error:
+        return error
+
+
+Conflict: Any = werkzeug.exceptions.Conflict
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(Speechless(), ValueError("\ud800\0<i>"), ValueError("x" * 10_000_000), chained()),
+        *(Conflict("\ud800"), Conflict(b"\xff<i>"), Conflict(5), Conflict(Speechless())),
+    ],
+    ids=range(8),
+)
+@pytest.mark.parametrize("accept", ["*/*", BROWSER])
+@pytest.mark.parametrize("debug", [True, False])
+def test_any_error_can_be_described(
+    error: Exception, accept: str, debug: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vento_wsgi.app.log.disabled", True)  # xdist cannot pass it on
+    response = get(raising(lambda: error, debug=debug), headers={"Accept": accept})
+    assert response.status_code in (409, 500)
+    assert len(response.data) < 100_000
+    if response.mimetype == "text/html":
+        assert "<i>" not in response.text
+        assert "<script>" not in response.text
+        assert "<second>" not in response.text
+    else:
+        assert response.mimetype == "application/problem+json"
+        assert response.json is not None
+
+
+def test_debug_shows_all_of_a_group_of_exceptions() -> None:
+    group: Any = getattr(builtins, "ExceptionGroup", None)  # from Python 3.11 on
+    if group is not None:
+        error = group("<i>", [ValueError("<b>"), Speechless()])
+        response = get(raising(lambda: error, debug=True), headers={"Accept": BROWSER})
+        assert "ValueError: &lt;b&gt;" in response.text
+        assert "&lt;i&gt;" in response.text
 
 
 def test_debug_logs_an_error_all_the_same(caplog: pytest.LogCaptureFixture) -> None:

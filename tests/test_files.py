@@ -9,6 +9,7 @@ import gzip
 import io
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
@@ -787,6 +788,8 @@ def test_a_name_is_read_back_as_it_was(path: Path, name: str) -> None:
             "attachment; filename=\"_ rates.txt\"; filename*=UTF-8''%E2%82%AC%20rates.txt",
         ),
         ('a"b', "attachment; filename=a_b; filename*=UTF-8''a%22b"),
+        ("per%41cent", "attachment; filename=per_41cent; filename*=UTF-8''per%2541cent"),
+        ("100%", "attachment; filename=100%"),
     ],
 )
 def test_old_clients_get_a_plain_name_beside_the_true_one(
@@ -863,6 +866,11 @@ def root(tmp_path: Path) -> Path:
     (root / "link-out").symlink_to(tmp_path / "outside.txt")
     (root / "link-beside").symlink_to(tmp_path / "root-beside")
     (root / "link-up").symlink_to("..")
+    (root / "folder" / "link-across").symlink_to("../inside.txt")
+    (root / "folder" / "link-out-and-in").symlink_to("../../root/inside.txt")
+    (root / "link-folder").symlink_to("folder/")
+    (root / "link-folder-in").symlink_to(root / "folder")
+    (root / "link-link").symlink_to("link-folder/link-across")
     (root / "dangling").symlink_to(root / "nothing")
     (root / "endless").symlink_to("endless")
     os.mkfifo(root / "fifo")
@@ -875,6 +883,10 @@ def root(tmp_path: Path) -> Path:
         ("inside.txt", "inside"),
         ("folder/deep.txt", "deep"),
         ("link-in", "inside"),
+        ("link-folder/deep.txt", "deep"),
+        ("link-folder-in/deep.txt", "deep"),
+        ("link-folder-in/link-across", "inside"),
+        ("link-link", "inside"),
         ("folder/../inside.txt", "inside"),
         ("./inside.txt", "inside"),
         (Path("inside.txt"), "inside"),
@@ -903,7 +915,7 @@ def test_a_root_may_be_relative_or_a_link(root: Path, monkeypatch: pytest.Monkey
         *("link-beside/secret.txt", "../root-beside/secret.txt", "{root}/inside.txt"),
         *("/etc/passwd", "//etc/passwd", "/dev/null", "inside.txt\0", "\0", "inside.txt/x"),
         *("folder", "folder/", "", ".", "nothing", "dangling", "endless", "fifo", "x" * 5000),
-        "\udcff",
+        *("\udcff", "\ud800", "folder/link-out-and-in", "inside.txt/../inside.txt/x", "a/" * 2000),
     ],
 )
 def test_all_else_is_not_found(root: Path, path: str) -> None:
@@ -916,6 +928,75 @@ def test_all_else_is_not_found(root: Path, path: str) -> None:
 @pytest.mark.parametrize("name", ["folder", "nothing", "dangling", "fifo", "a\0b", "endless"])
 def test_without_a_root_what_is_no_file_is_not_found_either(root: Path, name: str) -> None:
     assert PLAIN.send(lambda ctx: ctx.file(f"{root}/{name}")).status_code == 404
+
+
+class Swap:
+    """Does something right before the file or folder number `at` is opened."""
+
+    def __init__(self, at: int, swap: Callable[[], object]) -> None:
+        self.left: int | None = at
+        self._swap = swap
+        sys.addaudithook(self._hook)  # it stays, and does nothing after its one time
+
+    def _hook(self, event: str, _: object) -> None:
+        if event == "open" and self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                self.left = None
+                self._swap()
+
+
+@pytest.mark.parametrize("at", range(4))
+@pytest.mark.parametrize("target", ["folder", "folder/deep.txt"])
+def test_a_link_that_is_put_there_meanwhile_leads_nowhere(root: Path, target: str, at: int) -> None:
+    outside = root.parent / "outside"
+    outside.mkdir()
+    (outside / "deep.txt").write_text("outside")
+    moved = root / target
+
+    def swap() -> None:
+        moved.rename(root / "moved")
+        moved.symlink_to(outside if target == "folder" else outside / "deep.txt")
+
+    race = Swap(at, swap)
+    try:
+        response = PLAIN.send(lambda ctx: ctx.file("folder/deep.txt", root=root))
+        assert response.status_code == 404 or response.text == "deep"
+    finally:
+        race.left = None
+
+
+@pytest.mark.parametrize("rooted", [True, False])
+@pytest.mark.parametrize("at", range(4))
+def test_a_fifo_that_is_put_there_meanwhile_holds_nobody_up(
+    root: Path, at: int, rooted: bool
+) -> None:
+    def swap() -> None:
+        (root / "inside.txt").rename(root / "moved")
+        os.mkfifo(root / "inside.txt")
+
+    race = Swap(at, swap)
+    name, below = ("inside.txt", root) if rooted else (str(root / "inside.txt"), None)
+    try:
+        response = PLAIN.send(lambda ctx: ctx.file(name, root=below))
+        assert response.status_code in (200, 404)
+    finally:
+        race.left = None
+
+
+def test_no_descriptor_stays_open(root: Path) -> None:
+    before = len(os.listdir("/dev/fd"))
+    for path in ("folder/deep.txt", "link-link", "nothing", "link-out", "folder/nothing", "fifo"):
+        PLAIN.send(partial(Context.file, path=path, root=root)).close()
+    assert len(os.listdir("/dev/fd")) == before
+
+
+def test_browsers_may_not_guess_the_type_of_a_file(root: Path) -> None:
+    response = PLAIN.send(lambda ctx: ctx.file("inside.txt", root=root))
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    given = {"X-Content-Type-Options": "other"}
+    response = PLAIN.send(lambda ctx: ctx.file("inside.txt", root=root, headers=given))
+    assert response.headers.getlist("X-Content-Type-Options") == ["other"]
 
 
 def test_without_a_root_a_path_leads_anywhere(root: Path) -> None:

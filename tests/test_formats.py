@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from email import message_from_bytes
+from enum import Enum
 from typing import Any
 
 import pytest
@@ -182,6 +183,40 @@ def test_what_becomes_text_only_when_it_is_written_is_guarded_as_well() -> None:
     assert table(csv_rows([[Name()]], guard=True)) == [["'=1+1"]]
 
 
+class Status(str, Enum):
+    OPEN = "open"
+    FORMULA = "=1+1"
+
+
+@pytest.mark.parametrize("guard", [False, True])
+def test_text_is_written_and_no_name_that_its_class_has_for_it(guard: bool) -> None:
+    formula = "'=1+1" if guard else "=1+1"
+    assert table(csv_rows([[Status.OPEN, Status.FORMULA]], guard=guard)) == [["open", formula]]
+
+
+@pytest.mark.parametrize(
+    "format",
+    [
+        {"lineterminator": "\n"},
+        {"lineterminator": "\r"},
+        {"lineterminator": "|\n"},
+        {"dialect": "unix"},
+    ],
+)
+@pytest.mark.parametrize("guard", [False, True])
+def test_a_line_break_in_a_cell_is_quoted_whatever_ends_a_line(
+    format: dict[str, Any], guard: bool
+) -> None:
+    cells = ["a\rb", "a\nb", "a\r\nb", "\r", "plain"]
+    line = text(csv_rows([cells], guard=guard, **format))
+    ending = format.get("lineterminator", "\n")
+    assert line.endswith(ending)
+    for cell in cells[:3]:
+        assert f'"{cell}"' in line
+    [read] = csv.reader(io.StringIO(line.removesuffix(ending), newline=""))
+    assert read == [*cells[:3], "'\r" if guard else "\r", "plain"]
+
+
 # Multipart.
 
 
@@ -255,7 +290,10 @@ def test_a_boundary_that_is_none_is_refused(boundary: str) -> None:
         multipart_mixed([], boundary=boundary)
 
 
-@pytest.mark.parametrize("headers", [{"X-A": "1\r\nX-B: 2"}, {"X:": "1"}, {"": "1"}, {"X": "€"}])
+HEADS = [{"X-A": "1\r\nX-B: 2"}, {"X:": "1"}, {"X: 1": "2"}, {"": "1"}, {"X": "€"}]
+
+
+@pytest.mark.parametrize("headers", HEADS)
 def test_a_header_that_cannot_be_sent_is_refused(headers: dict[str, str]) -> None:
     with pytest.raises(BodyError, match=r"item 1 .*header .* cannot be sent"):
         list(multipart_mixed([(headers, b"")]))

@@ -1,20 +1,23 @@
 """The request's body: JSON, text, forms, pieces; its limit, and its end."""
 
+import encodings.aliases
 import io
 import json
+import pkgutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
-from werkzeug.datastructures import FileStorage
+from werkzeug.datastructures import FileStorage, MultiDict
 from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge
 from werkzeug.test import EnvironBuilder, TestResponse, run_wsgi_app
 from werkzeug.wrappers import Request
 
-from vento_wsgi import Context, Response, create_app, create_router
+from vento_wsgi import Context, Response, charsets, create_app, create_router
 
 LIMIT = 1000
 
@@ -195,11 +198,46 @@ def test_a_charset_that_there_is_not_is_a_415(
     assert response.mimetype == "application/problem+json"
 
 
-@pytest.mark.parametrize("charset", ["undefined", "idna", "punycode", "utf-7", "unicode_escape"])
-def test_no_charset_of_pythons_own_makes_the_server_fail(charset: str) -> None:
-    for body in (b"\xff", b"a..b", b"xn--\xff", b"\\x", b"+A-"):
-        response = post(echo_text, body, f"text/plain; charset={charset}")
-        assert response.status_code in (200, 400, 415)
+def python_codecs() -> list[str]:
+    names = [module.name for module in pkgutil.iter_modules(encodings.__path__)]
+    return sorted({*names, *encodings.aliases.aliases, *encodings.aliases.aliases.values()})
+
+
+@pytest.mark.parametrize("handler", [echo_text, echo_json])
+def test_only_the_charsets_of_the_web_are_read(handler: Callable[[Context], Response]) -> None:
+    # https://encoding.spec.whatwg.org/#names-and-labels
+    refused = {"utf-7", "utf_7", "utf-32", "utf_32", "punycode", "idna", "rot13", "hex", "zlib"}
+    refused |= {"unicode_escape", "raw_unicode_escape", "undefined", "mbcs", "oem", "charmap"}
+    refused |= {"cp037", "cp500", "uu", "quopri", "base64", "bz2", "palmos", "hz", "iso-2022-kr"}
+    for name in {*python_codecs(), *refused}:
+        response = post(handler, b"[1]", f"text/plain; charset={name}")
+        assert response.status_code in ((415,) if name in refused else (200, 400, 415))
+
+
+@pytest.mark.parametrize(
+    ("charset", "encoding", "body"),
+    [
+        ("shift_jis", "cp932", "日本①"),
+        ("x-sjis", "cp932", "日本"),
+        ("EUC-JP", "euc-jp", "日本"),
+        ("gb2312", "gb18030", "中文€"),
+        ("big5", "big5hkscs", "中文"),
+        ("ks_c_5601-1987", "cp949", "한국"),
+        ("koi8-r", "koi8-r", "привет"),
+        ("windows-874", "cp874", "ไทย"),
+        ("latin1", "latin-1", "größe"),
+        ("utf-16be", "utf-16-be", "größe"),
+        ("x-mac-cyrillic", "mac-cyrillic", "привет"),
+    ],
+)
+def test_the_charsets_of_the_web_are_read(charset: str, encoding: str, body: str) -> None:
+    response = post(echo_text, body.encode(encoding), f"text/plain; charset={charset}")
+    assert response.text == body
+
+
+def test_python_has_a_codec_for_every_label() -> None:
+    for label, name in charsets._CODECS.items():
+        assert b"a".decode(name, "replace"), label
 
 
 # Forms.
@@ -269,6 +307,60 @@ def test_files_that_were_sent_are_closed_when_the_response_ends() -> None:
 
     assert post(handler, PARTS, MULTIPART).data == b"c"
     assert sent[0].closed
+
+
+def test_a_field_of_parts_may_be_as_long_as_the_body() -> None:
+    value = "x" * 2_000_000
+    body = (
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="a"\r\n\r\n{value}\r\n'
+        f"--{BOUNDARY}--\r\n"
+    ).encode()
+    request = context(body, MULTIPART, limit=len(body)).request
+    assert request.form()["a"] == value
+    with pytest.raises(RequestEntityTooLarge):
+        context(body, MULTIPART, limit=len(body) - 1).request.form()
+
+
+@pytest.mark.parametrize("kind", ["urlencoded", "multipart"])
+def test_a_form_has_a_thousand_fields_at_most(kind: str) -> None:
+    def form(fields: int) -> Any:
+        if kind == "urlencoded":
+            body, content_type = b"&".join([b"a=1"] * fields), "application/x-www-form-urlencoded"
+        else:
+            part = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n'
+            body, content_type = f"{part * fields}--{BOUNDARY}--\r\n".encode(), MULTIPART
+        return context(body, content_type, limit=None).request
+
+    assert len(form(1000).form().getlist("a")) == 1000
+    for fields in (1001, 100_000):
+        with pytest.raises(RequestEntityTooLarge):
+            form(fields).form()
+    request = form(1001)
+    request.max_form_parts = None
+    assert len(request.form().getlist("a")) == 1001
+
+
+URLENCODED = "application/x-www-form-urlencoded"
+
+
+@given(st.text("%&=+aF0\r\n _é~2g"))
+@example("a=%zz&b=100%&c=%C3%A9&d=%e9&=&==&a")
+def test_a_form_that_is_urlencoded_reads_as_urllib_does(body: str) -> None:
+    pairs = parse_qsl(body, keep_blank_values=True, errors="replace")
+    assert context(body.encode(), URLENCODED).request.form() == MultiDict(pairs)
+
+
+@given(st.binary())
+def test_any_bytes_are_a_form_that_is_urlencoded(body: bytes) -> None:
+    context(body, URLENCODED).request.form()
+
+
+def test_escapes_are_decoded_in_bulk() -> None:
+    for escape, value in (("%41", "A"), ("%ff", "\ufffd")):
+        body = b"a=" + escape.encode() * 500_000
+        assert context(body, URLENCODED, limit=None).request.form()["a"] == value * 500_000
+    with pytest.raises(BadRequest, match="percent sign"):
+        context(b"%" * 500_000, URLENCODED, limit=None).request.form()
 
 
 @pytest.mark.parametrize("content_type", ["", "text/plain", "application/json"])

@@ -275,6 +275,54 @@ def test_head_has_the_headers_of_get_and_no_body(make: Callable[[], object], kin
     assert send(Response(make(), content_type=kind), "HEAD") == (*got[:2], b"")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("X-A: 1\nSet-Cookie", "session=theirs"),
+        ("X-A: 1\r\nSet-Cookie", "session=theirs"),
+        ("X-A\0 1\nSet-Cookie", "session=theirs"),
+        ("X-A: 1", "2"),
+        ("X-A:", "2"),
+        ("X-A\n", "2"),
+        ("", "2"),
+        ("X A", "2"),
+        ("X-A", "1\0"),
+        ("X-A", "1\x7f"),
+    ],
+)
+@pytest.mark.parametrize("body", ["a", ["a"]], ids=["text", "stream"])
+def test_a_name_or_a_value_that_is_none_is_not_sent(name: str, value: str, body: object) -> None:
+    with pytest.raises(ValueError, match="cannot be sent: its name or value is not legal"):
+        send(Response(body, headers=[("X-First", "1"), (name, value), ("X-Last", "1")]))
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        "200 OK\r\nSet-Cookie: session=theirs",
+        "200 OK\nX-A\0001",
+        "200 OK\nX-A: 1",
+        "200 \0",
+        "200 €",
+        "20 OK",
+        "2000 OK",
+        "+200 OK",
+        "٢٠٠ OK",
+        "OK",
+    ],
+)
+@pytest.mark.parametrize("body", ["a", ["a"]], ids=["text", "stream"])
+def test_a_status_that_is_none_is_not_sent(status: str, body: object) -> None:
+    with pytest.raises(ValueError, match=r"the status .* cannot be sent"):
+        send(Response(body, status))
+
+
+@pytest.mark.parametrize("length", ["x", "+1", "1_0", "-1", "", "١", "1, 1"])
+def test_a_length_that_is_none_is_not_sent(length: str) -> None:
+    with pytest.raises(ValueError, match=r"Content-Length|header"):
+        send(Response(iter("a"), headers={"Content-Length": length}))
+
+
 # Event streams.
 
 

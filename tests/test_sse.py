@@ -108,6 +108,12 @@ def test_what_no_event_can_carry_is_refused_when_it_is_made(
         Event(**fields)
 
 
+def test_none_among_items_is_null_as_json_has_it() -> None:
+    assert b"".join(sse([None, 0, ""])) == b"data: null\n\ndata: 0\n\ndata: \n\n"
+    with pytest.raises(EventError, match="needs data"):
+        Event(None)
+
+
 def test_data_that_contains_itself_is_refused() -> None:
     data: list[object] = []
     data.append(data)
