@@ -244,9 +244,9 @@ def test_sse_makes_events_of_all_items_and_sets_the_headers_that_they_need() -> 
     assert response.headers["Cache-Control"] == "no-cache"
     assert response.headers["X-Accel-Buffering"] == "no"
     assert response.headers["X-A"] == "1"
-    opening, events = response.data.split(b"\n\n", 1)
-    assert opening.startswith(b":")
-    assert events == b'id: 1\ndata: one\n\ndata: two\ndata: lines\n\ndata: {"n":3}\n\n'
+    opening, _, events = response.data.partition(b"id: 1\n")
+    assert opening.startswith(b":\n")
+    assert events == b'data: one\n\ndata: two\ndata: lines\n\ndata: {"n":3}\n\n'
 
 
 def test_sse_closes_what_it_was_given() -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -135,9 +135,10 @@ class Response(WerkzeugResponse):
 
     def set_data(self, value: bytes | str) -> None:
         """Send text or bytes in place of the body."""
+        value = value.encode() if isinstance(value, str) else value
         self._take_back()
         super().set_data(value)
-        self._described = self.response, {"Content-Length": self.headers["Content-Length"]}
+        self._described = self.response, {"Content-Length": str(len(value))}
 
     # werkzeug's own would call its own set_data
     data = property(WerkzeugResponse.get_data, set_data)
@@ -196,18 +197,22 @@ class Response(WerkzeugResponse):
             self._take_in()
         if isinstance(self.response, files.File):
             self._answer_with_file(environ, self.response)
-        self._length = _length(self.headers)
-        if self.code is not None:
-            self._encoder = self.code(environ)
         headers = self.headers
+        if self.code is not None:
+            self._length = _length(headers.get("Content-Length"))
+            self._encoder = self.code(environ)
         names = {name.lower(): value for name, value in headers}
-        self._be_events(
-            _names_events(names.get("content-type", ""))
-            and (self._encoder is not None or names.get("content-encoding", "") in _AS_IT_IS)
+        if self._encoder is None:
+            self._length = _length(names.get("content-length"))
+        events = _names_events(names.get("content-type", "")) and (
+            self._encoder is not None or names.get("content-encoding", "") in _AS_IT_IS
         )
-        if self.is_sequence or not self._has_content() or not _LOCATIONS.isdisjoint(names):
+        if events != self.event_stream:
+            self._be_events(events)
+        has_content = self._has_content()
+        if self.is_sequence or not has_content or not _LOCATIONS.isdisjoint(names):
             headers = self.get_wsgi_headers(environ)
-        if not self._has_content():
+        if not has_content:
             headers.pop("Content-Type", None)
         pairs = list(headers)
         if not _THE_SERVERS.isdisjoint(names):
@@ -218,15 +223,17 @@ class Response(WerkzeugResponse):
 
     def _take_in(self) -> None:
         """Make a body of ours of whatever ``response`` is now."""
-        if self.response is not self._described[0]:
-            self._take_back()
         if self.is_sequence:
             self.direct_passthrough = False
+        if self.response is self._described[0]:
+            return
+        self._take_back()
+        if self.is_sequence:
             # the length of what was there before must not cut what is there now
             length = str(sum(map(len, self.iter_encoded())))
             if self.response and self.headers.get("Content-Length", length) != length:
                 self.headers["Content-Length"] = length
-        elif not isinstance(self.response, files.File):
+        else:
             self.direct_passthrough = True
             self.response = bodies.Chunks(self.response, self._encode())
 
@@ -247,8 +254,6 @@ class Response(WerkzeugResponse):
 
     def _be_events(self, events: bool) -> None:
         """Middleware may have changed the type, or put a coding around the events."""
-        if events == self.event_stream:
-            return
         self.event_stream = events
         if not events and not isinstance(self.policies.heartbeat, tuple):
             self.policies = replace(self.policies, heartbeat=None)
@@ -311,13 +316,13 @@ class Response(WerkzeugResponse):
         )
 
 
+@lru_cache(maxsize=64)  # an application has a few
 def _names_events(content_type: str) -> bool:
     return content_type.partition(";")[0].strip().lower() == EVENT_STREAM
 
 
-def _length(headers: Headers) -> int | None:
-    """The Content-Length in bytes. Raises ValueError if it is no number (RFC 9110, section 8.6)."""
-    value = headers.get("Content-Length")
+def _length(value: str | None) -> int | None:
+    """A Content-Length in bytes. Raises ValueError if it is no number (RFC 9110, section 8.6)."""
     if value is None:
         return None
     if not (value.isascii() and value.isdigit()):
