@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
+import brotli  # type: ignore[import-untyped]
 import flask
 import pytest
-from servers import OPENING, Body, Running, connect
+from apps import flask_extensions
+from servers import HERE, OPENING, Body, Running, connect, eventually, serve
 from sites import GEVENT, ask, assert_parked, noted, reads, site
 
 from vento_wsgi import BodyError, Broker, StreamAborted, decode
@@ -25,6 +28,7 @@ def server(
 
 
 under_gevent = pytest.mark.parametrize("server", GEVENT, indirect=True)
+under_gevent_extended = pytest.mark.parametrize("extended", GEVENT, indirect=True)
 
 
 # On servers.
@@ -70,6 +74,108 @@ def test_a_file_has_ranges_and_validators(server: Running) -> None:
     assert ask(server, "/flask/data", f"If-None-Match: {head.headers['ETag']}")[0].status == 304
     assert ask(server, "/flask/files/none")[0].status == 404
     assert ask(server, "/flask/data", method="HEAD")[0].headers["Content-Length"] == "300000"
+
+
+# What after_request functions and extensions do to a body.
+
+
+@pytest.fixture(scope="module", params=[*GEVENT, "gunicorn-gthread"])
+def extended(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
+    tmp = tmp_path_factory.mktemp("extensions")
+    with serve(request.param, "apps.flask_extensions:app", cwd=HERE, tmp=tmp) as running:
+        yield running
+
+
+def notes(server: Running) -> list[str]:
+    told: list[str] = json.loads(ask(server, "/notes")[1].data)
+    return told
+
+
+def once(server: Running, note: str) -> None:
+    eventually(lambda: note in notes(server), explain=lambda: str(notes(server)))
+    assert notes(server).count(note) == 1
+
+
+@pytest.mark.parametrize("operation", flask_extensions.OPERATIONS)
+def test_whatever_is_done_to_a_native_generator_may_be_done_to_a_stream(
+    extended: Running, operation: str
+) -> None:
+    head, body = ask(extended, f"/native/{operation}")
+    got, data = ask(extended, f"/generator/{operation}")
+    assert body.complete
+    assert data == Body(body.data.replace(b"native", b"generator"), complete=True) or (
+        data == Body(body.data.replace(b"NATIVE", b"GENERATOR"), complete=True)
+    )
+    for name in ("ETag", "Content-Length", "X-Data"):
+        assert (name in got.headers) == (name in head.headers)
+    once(extended, f"closed /generator/{operation}?")
+    for kind in ("iterable", "sse", "text", "told"):
+        head, body = ask(extended, f"/{kind}/{operation}")
+        assert (head.status, body.complete) == (200, True)
+        text = body.data.decode().lower()
+        assert ("text" if kind == "text" else "ü") in text
+        if kind in ("iterable", "sse"):
+            once(extended, f"closed /{kind}/{operation}?")
+    assert "Traceback" not in extended.log()
+
+
+def test_a_stream_whose_body_is_read_has_its_ending_told(extended: Running) -> None:
+    def told() -> int:
+        return notes(extended).count("ended exhausted")
+
+    for kind in ("told", "text"):
+        for operation in ("nothing", "get_data", "set_data", "freeze", "replace"):
+            before = told()
+            assert ask(extended, f"/{kind}/{operation}?told")[0].status == 200
+            eventually(lambda: told() > before)  # noqa: B023
+            assert told() == before + 1
+
+
+@pytest.mark.parametrize("kind", ["native", "generator", "iterable"])
+def test_an_etag_that_was_made_of_a_stream_is_found_again(extended: Running, kind: str) -> None:
+    path = f"/{kind}/conditional?again"
+    head, body = ask(extended, path)
+    tag = head.headers["ETag"]
+    assert int(head.headers["Content-Length"]) == len(body.data)
+    again = ask(extended, path, f"If-None-Match: {tag}")
+    assert (again[0].status, again[1].data) == (304, b"")
+    assert ask(extended, path, method="HEAD")[0].headers["ETag"] == tag
+    eventually(lambda: notes(extended).count(f"closed {path}") == 3)
+
+
+def test_an_extension_compresses_a_stream(extended: Running) -> None:
+    for operation in ("nothing", "get_data"):
+        path = f"/generator/{operation}?compressed"
+        head, body = ask(extended, path, "Accept-Encoding: br")
+        assert head.headers["Content-Encoding"] == "br"
+        assert body.complete
+        decoded = brotli.decompress(body.data).decode()
+        assert decoded == "".join(f"/generator/{operation} {n} ü" for n in range(3))
+        once(extended, f"closed {path}")
+    assert "Traceback" not in extended.log()
+
+
+@under_gevent_extended
+def test_a_stream_that_an_extension_compresses_ends_when_its_client_leaves(
+    extended: Running,
+) -> None:
+    with connect(extended) as raw:
+        head = raw.request("GET", "/waits?br", "Accept-Encoding: br")
+        assert head.headers["Content-Encoding"] == "br"
+    once(extended, "left /waits?br")
+    assert "Traceback" not in extended.log()
+
+
+def test_an_extension_caches_a_stream_that_is_frozen(extended: Running) -> None:
+    for kind in ("generator", "sse", "iterable"):
+        path = f"/cached/{kind}"
+        first = ask(extended, path)[1]
+        assert first.complete
+        assert ask(extended, path)[1] == first
+        once(extended, f"made {path}?")
+        once(extended, f"closed {path}?")
 
 
 # By the test client.

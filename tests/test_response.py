@@ -10,7 +10,7 @@ import pytest
 from werkzeug.datastructures import Headers
 from werkzeug.test import create_environ
 
-from vento_wsgi import BodyError, Event, Response
+from vento_wsgi import BodyError, Context, Event, Response
 
 EVENTS = "text/event-stream"
 
@@ -164,12 +164,38 @@ def test_nothing_of_a_body_is_taken_until_the_server_iterates() -> None:
     assert (body.begun, body.closed) == (0, 1)
 
 
-def test_a_stream_cannot_be_collected_into_memory_by_accident() -> None:
+@pytest.mark.parametrize(
+    "read",
+    [
+        Response.get_data,
+        Response.add_etag,
+        Response.make_sequence,
+        Response.freeze,
+        Response.calculate_content_length,
+    ],
+)
+def test_a_stream_may_be_read_by_middleware_and_is_closed_once(
+    read: Callable[[Response], object],
+) -> None:
     body = Body()
-    with Response(body) as response:
-        with pytest.raises(RuntimeError):
-            response.get_data()
-        assert body.begun == 0
+    response = Response(body)
+    read(response)
+    _, headers, data = send(response)
+    assert (data, headers["Content-Length"]) == (b"ab", "2")
+    assert (body.begun, body.closed) == (1, 1)
+
+
+def test_policies_hold_for_a_stream_that_was_read() -> None:
+    endings: list[Any] = []
+    response = Context(create_environ()).stream(Body(), on_end=endings.append)
+    assert response.get_data() == b"ab"
+    assert body_of(response) == b"ab"
+    assert [ending.reason for ending in endings] == ["exhausted"]
+
+
+def test_a_file_cannot_be_read_into_memory_by_accident() -> None:
+    with Context(create_environ()).file(__file__) as response, pytest.raises(RuntimeError):
+        response.get_data()
 
 
 # Status and headers.

@@ -234,6 +234,8 @@ class Context:
         except BaseException:
             file.close()
             raise
+        # as werkzeug's send_file says it: the body is not to be read into memory
+        response.direct_passthrough = True
         # a browser that guesses another type could run what a user has uploaded
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
         if download:

@@ -120,8 +120,6 @@ class Response(WerkzeugResponse):
         if isinstance(body, (str, bytes)):
             self.set_data(bodies.encode(body))
             return
-        # werkzeug may then neither collect the body nor encode it a second time
-        self.direct_passthrough = True
         if self.status_code == 200 and (file := files.File.of(body)) is not None:
             self.response = self._given = file
             self._described = file, file.headers
@@ -152,9 +150,6 @@ class Response(WerkzeugResponse):
         """Have the body sent under `policies`, as a Stream whatever it is. Raises ValueError."""
         policies.beat(event_stream=self.event_stream)
         self.policies = policies
-        if self.is_sequence:
-            self.response = bodies.Chunks(self.get_data())
-            self.direct_passthrough = True
 
     def close(self) -> None:
         """Close the body and run what ``call_on_close`` was given, once, whatever fails."""
@@ -225,16 +220,15 @@ class Response(WerkzeugResponse):
         """Make a body of ours of whatever ``response`` is now."""
         if self.is_sequence:
             self.direct_passthrough = False
-        if self.response is self._described[0]:
-            return
-        self._take_back()
-        if self.is_sequence:
-            # the length of what was there before must not cut what is there now
-            length = str(sum(map(len, self.iter_encoded())))
-            if self.response and self.headers.get("Content-Length", length) != length:
-                self.headers["Content-Length"] = length
-        else:
-            self.direct_passthrough = True
+        if self.response is not self._described[0]:
+            self._take_back()
+            if self.is_sequence:
+                # the length of what was there before must not cut what is there now
+                length = str(sum(map(len, self.iter_encoded())))
+                if self.response and self.headers.get("Content-Length", length) != length:
+                    self.headers["Content-Length"] = length
+        is_text = self.is_sequence and self.policies is DEFAULT
+        if not (is_text or isinstance(self.response, files.File)):
             self.response = bodies.Chunks(self.response, self._encode())
 
     def _answer_with_file(self, environ: WSGIEnvironment, file: files.File) -> None:

@@ -7,8 +7,9 @@
         return stream(rows(), "text/csv")
 
 What they take is what the methods of Context take, by the same names. They return an
-``app.response_class``, so ``after_request`` functions and extensions see what they expect. A
-generator keeps the request context, as with Flask's own ``stream_with_context``.
+``app.response_class``, so ``after_request`` functions and extensions see what they expect: they
+may replace the body, or read it whole by ``get_data()`` as of any response that is a generator.
+A generator keeps the request context, as with Flask's own ``stream_with_context``.
 """
 
 from __future__ import annotations
@@ -87,7 +88,13 @@ def _context() -> Any:
 
 @cache
 def _response_class(base: Any) -> type[Response]:
-    return type(f"Streaming{base.__name__}", (Response, base), {})
+    def reduce(response: Response) -> Any:
+        """Pickle it as a response of the application's class, if ``freeze()`` was called."""
+        if not response.is_sequence:
+            raise TypeError("a stream cannot be pickled: call its freeze()")
+        return base, (response.response, response.status, list(response.headers))
+
+    return type(f"Streaming{base.__name__}", (Response, base), {"__reduce__": reduce})
 
 
 def _kept(body: Any) -> Any:
@@ -96,7 +103,7 @@ def _kept(body: Any) -> Any:
 
 
 class _Kept(Iterator[object]):
-    """Flask's stream_with_context, wherever it is iterated.
+    """Flask's stream_with_context, wherever it is iterated and closed.
 
     What was pushed must be popped in the same contextvars.Context, and a Stream may run its
     source in another than that of the view.
@@ -104,16 +111,35 @@ class _Kept(Iterator[object]):
 
     def __init__(self, body: Any) -> None:
         keep: Any = stream_with_context
-        self._body = body
-        self._begun = False
         self._context = copy_context()
-        self._items = self._context.run(keep, body)
+        self._begun = self._dropped = False
+        self._items = self._context.run(keep, self._run(body))
 
     def __next__(self) -> object:
         self._begun = True
         return self._context.run(next, self._items)
 
     def close(self) -> None:
+        if not self._begun:  # only what is begun has the request's context
+            self._begun = self._dropped = True
+            self._context.run(next, self._items, None)
         self._context.run(self._items.close)
-        if not (self._begun and isinstance(self._body, Iterator)) and hasattr(self._body, "close"):
-            self._body.close()
+
+    def _run(self, body: Any) -> Iterator[object]:
+        items = None
+        try:
+            if not self._dropped:
+                items = iter(body)
+                for item in items:  # noqa: UP028 – yield from would close the body once more
+                    yield item
+        finally:
+            try:
+                if items is not body:
+                    _close(items)
+            finally:
+                _close(body)
+
+
+def _close(body: Any) -> None:
+    if hasattr(body, "close"):
+        body.close()

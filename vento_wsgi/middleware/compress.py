@@ -114,7 +114,7 @@ def compress(
         if status < 200 or status == 204 or "Content-Encoding" in headers:
             return None
         vary(headers, "Accept-Encoding")
-        known = response.is_sequence and not response.direct_passthrough
+        known = response.is_sequence
         choose = whole if known else live
         name = choose(environ.get("HTTP_ACCEPT_ENCODING"))
         if name is None or status == 206 or any(field in headers for field in _OF_BYTES):
@@ -132,7 +132,6 @@ def compress(
                 response.response = Chunks(
                     body[at : at + READ_SIZE] for at in range(0, len(body), READ_SIZE)
                 )
-                response.direct_passthrough = True
             else:
                 coded = encoder().finish(body)
                 if len(coded) >= len(body):
