@@ -474,12 +474,29 @@ def sent() -> Iterator[Case]:
             yield replace(found, name=f"{name}: {found.name}")
 
 
+BAD_HOSTS = ("a/b", "a b", "a@b", "a:b", "a:80:80", "a?b", "a#b", "a%zz", "[::1", "[x]", "[1.2]")
+GOOD_HOSTS = ("a_b:", "127.0.0.1:8000", "[::1]:80", "[v1.a:b]", "%41", "a.b.", "x!$&'()*+,;=")
+HOSTS = (*BAD_HOSTS, *GOOD_HOSTS)
+BAD_TARGETS = ("https://user@other/path", "http:///path", "http://a:b/", "path?u=http://a/")
+
+MALFORMED = (
+    *("a bad trailer", "a forbidden trailer", "a bad extension", "a bad size", "a signed size"),
+    *("a prefixed size", "an empty size", "a long size line", "a short chunk", "a long chunk"),
+    *("bare line feeds", "an unfinished chunk", "no last chunk"),
+)
+
 # Heads of requests, each with the blank line that ends it.
 HEADS: dict[str, bytes] = {
     "plain": ask("GET", "/plain"),
     "no host": b"GET / HTTP/1.1\r\n\r\n",
     "no host in 1.0": b"GET / HTTP/1.0\r\n\r\n",
     "two hosts": ask("GET", "/", "Host: other"),
+    "empty host": b"GET / HTTP/1.1\r\nHost:\r\n\r\n",
+    **{f"host: {host}": f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode() for host in HOSTS},
+    "no host, HEAD": b"HEAD / HTTP/1.1\r\n\r\n",
+    "a line too long, HEAD": ask("HEAD", "/" + "x" * 20_000),
+    "too many fields, HEAD": ask("HEAD", "/", *[f"X-{number}: 1" for number in range(100)]),
+    "bad version, HEAD": ask("HEAD", "/", version="2.0"),
     "query": ask("GET", "/path?a=b&c=%20d?e/f"),
     "escaped path": ask("GET", "/a%20b%2Fc%C3%A9%00?%20"),
     "bad escape": ask("GET", "/a%zz%2"),
@@ -490,7 +507,10 @@ HEADS: dict[str, bytes] = {
     "two slashes": ask("GET", "//host/path"),
     "absolute form": ask("GET", "http://other:81/path?query"),
     "absolute form without a path": ask("GET", "http://other"),
-    "absolute https": ask("GET", "https://user@other/path"),
+    "absolute form in 1.0": b"GET http://other/ HTTP/1.0\r\n\r\n",
+    "absolute form with an empty host": b"GET http://other/ HTTP/1.1\r\nHost:\r\n\r\n",
+    "absolute form without a host": b"GET http://other/ HTTP/1.1\r\n\r\n",
+    **{f"target: {target}": ask("GET", target) for target in BAD_TARGETS},
     "asterisk": ask("OPTIONS", "*"),
     "asterisk with GET": ask("GET", "*"),
     "authority": ask("CONNECT", "other:443"),
@@ -714,6 +734,9 @@ def kept(_case: Case, show: Seen) -> Seen:
     )
 
 
+PIPE = ("BrokenPipeError: [Errno 32] broken",)  # a line of the log that the other one leaves out
+
+
 def failed(case: Case, show: Seen) -> Seen:
     request = f"{case.methods[0]} /make?{query(case)}"
     return replace(
@@ -722,12 +745,87 @@ def failed(case: Case, show: Seen) -> Seen:
         rest=b"",
         end="closed",
         access=(*show.access, f"{case.methods[0]} None {query(case)} 500 0"),
-        errors=(f"{LOGGED} {request}", *show.errors[1:]),
+        errors=(f"{LOGGED} {request}", *(show.errors[1:] or PIPE)),
     )
 
 
 def logged(case: Case, show: Seen) -> Seen:
     return replace(broken_off(case, show), errors=(LOGGED, *show.errors[1:]))
+
+
+def named_so(_case: Case, show: Seen) -> Seen:
+    return replace(show, errors=(LOGGED, *(show.errors[1:] or PIPE)))
+
+
+def without_body(_case: Case, show: Seen) -> Seen:
+    error = show.answers[-1]._replace(framing="none", body=b"", complete=True)
+    return replace(show, answers=(*show.answers[:-1], error), rest=b"", end="closed")
+
+
+def closing(_case: Case, show: Seen) -> Seen:
+    first = show.answers[0]
+    fields = [field.replace("keep-alive", "close") for field in first.fields]
+    return replace(show, answers=(first._replace(fields=tuple(fields)),))
+
+
+def broken(_case: Case, show: Seen) -> Seen:
+    answers, journal = (page(400, "Bad Request"),), ("read fails: RequestBroken",)
+    return replace(show, answers=answers, end="closed", journal=journal, access=())
+
+
+def refused(text: str, *, known: bool) -> Callable[[Case, Seen], Seen]:
+    """A 400 that says so. known: whether the access log has a line, which needs a whole head."""
+
+    def instead(case: Case, show: Seen) -> Seen:
+        before = len(case.methods) - 1
+        said = text if known else f"Invalid Request Line '{text}'"
+        answer = page(400, "Bad Request", said)
+        if case.methods[-1] == "HEAD":
+            answer = answer._replace(framing="none", body=b"")
+        line = (f"{case.methods[-1]} None {query(case) if not before else ''} 400 0",)
+        return replace(
+            show,
+            answers=(*show.answers[:before], answer),
+            rest=b"",
+            end="closed",
+            journal=show.journal[:before],
+            access=show.access[:before] + (line if known else ()),
+            errors=(f"[WARNING] Invalid request from ip=127.0.0.1: {text}",),
+        )
+
+    return instead
+
+
+def sees(old: str, new: str) -> Callable[[Case, Seen], Seen]:
+    """The application sees something else of the request, and says so."""
+
+    def instead(case: Case, show: Seen) -> Seen:
+        at, longer = len(case.methods) - 1, len(new) - len(old)
+        size = len(show.answers[at].body)
+
+        def grown(line: str) -> str:
+            return line.replace(f" {size}", f" {size + longer}")
+
+        answer = show.answers[at]
+        answer = answer._replace(
+            status=answer.status.replace(old, new),
+            fields=tuple(map(grown, answer.fields)),
+            body=answer.body.replace(old.encode(), new.encode()),
+        )
+        answers = (*show.answers[:at], answer, *show.answers[at + 1 :])
+        return replace(show, answers=answers, access=tuple(map(grown, show.access)))
+
+    return instead
+
+
+def tunnel(case: Case, show: Seen) -> Seen:
+    show = sees('"PATH_INFO": "443"', '"PATH_INFO": ""')(case, show)
+    return replace(show, access=tuple(line.replace(" 443 ", "  ") for line in show.access))
+
+
+def head(*names: str) -> Callable[[Case], bool]:
+    """Whether a case is one of HEADS, alone or behind another request."""
+    return lambda case: case.name.partition(": ")[2] in names
 
 
 def alone(_case: Case, show: Seen) -> Seen:
@@ -797,11 +895,135 @@ BETTER = (
         instead=failed,
     ),
     Better(
-        "An OSError of the application's own, before the head, is an error page.",
-        lambda case: case.says(error="os", fail="call|started|first"),
+        "An OSError of the application's own, before the head, is an error page: a broken pipe"
+        " is the client's only on the client's socket.",
+        lambda case: case.says(error="os|pipe", fail="call|started|first"),
         stock="silent",
         ours="closed",
         instead=failed,
+    ),
+    Better(
+        "After the head it breaks the body off, and is logged like any other.",
+        lambda case: case.says(error="os|pipe", fail="mid|last|written|close"),
+        stock="",
+        ours="",
+        instead=named_so,
+    ),
+    Better(
+        "An error page has no body if the request was a HEAD (RFC 9110, section 9.3.2).",
+        lambda case: (
+            (
+                case.methods == ["HEAD"]
+                and case.says(fail="call|started|first", error="exception")
+                and not case.says(fail="")
+            )
+            or head("a line too long, HEAD", "too many fields, HEAD", "bad version, HEAD")(case)
+        ),
+        stock="corrupt",
+        ours="closed",
+        instead=without_body,
+    ),
+    Better(
+        "A body that ends before its length, or before its last chunk, is an error where it is"
+        " read: half of an upload must not look whole.",
+        lambda case: (
+            (
+                b"Content-Length: 500\r\n" in case.data
+                and case.says(read="all|4|lines|items|twice|careless")
+            )
+            or (b"fff\r\n01234" in case.data and case.says(read="all|4"))
+        ),
+        stock="",
+        ours="closed",
+        instead=broken,
+    ),
+    Better(
+        "A response says that the connection closes, if it will because of a malformed body.",
+        lambda case: case.says(read="careless") and case.name.partition(":")[0] in MALFORMED,
+        stock="closed",
+        ours="closed",
+        instead=closing,
+    ),
+    Better(
+        "HTTP/1.1 without a Host is refused (RFC 9112, section 3.2).",
+        head("no host", "no host, HEAD", "absolute form without a host"),
+        stock="kept",
+        ours="closed",
+        instead=refused("Invalid HTTP Header: 'HOST'", known=True),
+    ),
+    *(
+        Better(
+            f"So is one that is not valid: {host}.",
+            head(f"host: {host}"),
+            stock="kept",
+            ours="closed",
+            instead=refused(f"Invalid HTTP Header: 'HOST: {host}'", known=True),
+        )
+        for host in BAD_HOSTS
+    ),
+    Better(
+        "A target in absolute form replaces Host (RFC 9112, section 3.2.2).",
+        head("absolute form"),
+        stock="kept",
+        ours="kept",
+        instead=sees('"HTTP_HOST": "test"', '"HTTP_HOST": "other:81"'),
+    ),
+    Better(
+        "The same without a path.",
+        head("absolute form without a path"),
+        stock="kept",
+        ours="kept",
+        instead=sees('"HTTP_HOST": "test"', '"HTTP_HOST": "other"'),
+    ),
+    Better(
+        "The same where HTTP/1.0 has no Host.",
+        head("absolute form in 1.0"),
+        stock="closed",
+        ours="closed",
+        instead=sees('{\n "PATH', '{\n "HTTP_HOST": "other",\n "PATH'),
+    ),
+    *(
+        Better(
+            f"A target that has no authority, or none that is valid, is refused: {target}.",
+            head(f"target: {target}"),
+            stock="kept",
+            ours="closed",
+            instead=refused(f"Invalid HTTP request line: '{target}'", known=False),
+        )
+        for target in BAD_TARGETS
+    ),
+    Better(
+        "An empty Host is valid only where the target has no authority (RFC 9112, section 3.2).",
+        head("absolute form with an empty host"),
+        stock="kept",
+        ours="closed",
+        instead=refused("Invalid HTTP Header: 'HOST: '", known=True),
+    ),
+    Better(
+        "CONNECT has a target in authority form and no other (RFC 9112, section 3.2.3).",
+        lambda case: case.methods[-1:] == ["CONNECT"] and b" other:443 " not in case.data,
+        stock="closed",
+        ours="closed",
+        instead=lambda case, show: refused(
+            f"Invalid HTTP request line: '{case.data.split()[1].decode()}'", known=False
+        )(case, replace(show, journal=())),
+    ),
+    Better(
+        "Such a target has neither path nor query (RFC 9112, section 3.3).",
+        head("authority"),
+        stock="closed",
+        ours="closed",
+        instead=tunnel,
+    ),
+    *(
+        Better(
+            f"A request of a higher minor version is one of HTTP/1.1: {version}.",
+            head(f"version {version}"),
+            stock="kept",
+            ours="kept",
+            instead=sees(f"HTTP/{version}", "HTTP/1.1"),
+        )
+        for version in ("1.2", "1.9")
     ),
     Better(
         "An error that is no Exception, a gevent.Timeout say, breaks off a body that has begun:"
@@ -1352,7 +1574,10 @@ def test_a_head_that_comes_too_slowly_is_not_waited_for(brief: Pair) -> None:
             with suppress(ConnectionError):
                 for _ in until_readable(raw):
                     raw.send(b"x")  # it goes on coming
-                assert raw.sock.recv(1) == b""
+                answer = raw.read_rest()
+                late = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n"
+                assert answer.startswith(late if server.running.server == OURS else b"")
+                assert (answer == b"") is (server.running.server == STOCK)
         assert time.monotonic() - start >= KEEPALIVE
 
     on_both(check, brief)

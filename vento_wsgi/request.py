@@ -115,6 +115,8 @@ class _Input(io.RawIOBase):
             return 0
         try:
             data = _arrived(self._source, size)
+        except HTTPException:  # StreamWorker's own, which may be a 408
+            raise
         except Exception as error:  # servers have their own for chunks that are none
             raise ClientDisconnected(f"The request's body broke off: {error}") from error
         if not data:

@@ -37,6 +37,8 @@ from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from werkzeug.exceptions import ClientDisconnected
+
 from . import sse
 from .account import Account, CloseReason, Snapshot
 from .body import measured
@@ -50,7 +52,7 @@ from .pump import Pump, cooperative, pump_for
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-__all__ = ["FAILED", "Stream"]
+__all__ = ["FAILED", "Stream", "broken_request"]
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +86,13 @@ _STOPS = ("GeneratorExit", "GreenletExit", "KeyboardInterrupt", "SystemExit")
 
 _AT_ONCE = (CloseReason.DEADLINE, CloseReason.DISCONNECTED)
 """Verdicts that do not wait for the end of a large item."""
+
+
+def broken_request(error: BaseException | None) -> ClientDisconnected | None:
+    """What says that a request's body did not come whole, if `error` was raised from that."""
+    while error is not None and not isinstance(error, ClientDisconnected):
+        error = error.__cause__
+    return error
 
 
 class Stream(Account, Iterator[bytes]):
@@ -237,6 +246,9 @@ class Stream(Account, Iterator[bytes]):
                     self._stop(CloseReason.DRAINING if self._is_cut else CloseReason.DISCONNECTED)
                     self._settle()
                     raise
+                if broken_request(error) is not None:
+                    self._stop(CloseReason.DISCONNECTED)
+                    raise self._end() from None
                 return self._failed(error)
             if piece and self._boundary is not None:
                 piece = self._of_events(piece)

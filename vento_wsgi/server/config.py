@@ -19,6 +19,9 @@ worker_connections = 10_000
 keepalive = 75
 """Seconds. Longer than the 60 of nginx's upstream connections, so that nginx closes first."""
 
+limit_request_line = 8190
+"""Bytes: gunicorn's most. RFC 9112, section 3, recommends 8,000 at least."""
+
 graceful_timeout = 30
 """Seconds that a stopping worker gives its streams to end."""
 

@@ -161,8 +161,12 @@ class Wire(Response):
         sent = 0
         if not self.cfg.is_ssl:
             raw: Any = self.sock
-            with suppress(BlockingIOError):
+            try:
                 sent = raw._sock.sendmsg(parts)
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                raise StreamAborted("the client left") from error
         for part in parts:
             if sent < len(part):
                 self._push_slowly(memoryview(part)[sent:])
@@ -236,6 +240,8 @@ class Wire(Response):
                     self._check(progress)
                 turns().pause()
                 continue
+            except ConnectionError as error:  # of the socket: a file has other errors
+                raise StreamAborted("the client left") from error
             if not sent:
                 break  # the file has shrunk: close() will say so
             offset += sent

@@ -2,41 +2,52 @@
 
     gunicorn -k vento_wsgi.server.StreamWorker module:app
 
-Any WSGI application runs on it. Parsing, environ and headers are gunicorn's own; what differs
-is how a response is written (see wire.py), how the worker stops (see drain.py), and that an
-idle connection costs no timer: the clock ends those that are idle for too long, and a worker
-that stops ends those that wait between two requests.
+Any WSGI application runs on it. Parsing, environ and headers are gunicorn's own. What differs is
+how a response is written (see wire.py), how long a client is waited for (see reading.py), and how
+the worker stops: it closes its listening sockets at once, ends the connections that wait between
+two requests, and ends its streams (see drain.py).
+
+An error belongs to the client if it was raised by the client's socket, whatever its class: an
+application has sockets of its own. Nothing is said of a client's errors but at level debug. After
+the head of a response nothing is written but its body.
 """
 
 from __future__ import annotations
 
-import errno
-import math
 import os
-import select
 import socket
 import ssl
 import sys
 import time
 from datetime import datetime
+from functools import partial
+from traceback import walk_tb
 from typing import Any
 
 import gevent
-from gevent import GreenletExit, get_hub, getcurrent
-from gevent.monkey import get_original
+from gevent import GreenletExit, get_hub
+from gevent.event import Event
+from gevent.pool import Pool
+from gevent.server import StreamServer
 from gunicorn import util
+from gunicorn.arbiter import Arbiter
 from gunicorn.config import PostRequest
 from gunicorn.http import wsgi
-from gunicorn.http.errors import NoMoreData
+from gunicorn.http2 import negotiation
+from gunicorn.sock import is_http2_negotiated, ssl_context
 from gunicorn.workers.ggevent import GeventWorker
+from werkzeug.exceptions import ClientDisconnected
 
 from ..broker.feed import Feed
 from ..clock import clock
+from ..exceptions import StreamAborted
 from ..keys import CONNECTION, DRAIN, PARK
 from ..policies import SEND_TIMEOUT
+from ..stream import broken_request
+from . import hooks
 from .boot import prepare
 from .drain import STEP, Drain
-from .reading import Parser, Reader, Settings
+from .reading import RECEIVE_TIMEOUT, Idle, Parser, Reader, Settings, Waits
 from .status import Status
 from .watchdog import Watchdog
 from .wire import Wire
@@ -53,10 +64,6 @@ DRAIN_WINDOW = 3.0
 """Seconds over which event streams end, unless $VENTO_DRAIN_WINDOW says otherwise."""
 
 
-_CONNECTION_ERRORS = (BrokenPipeError, ConnectionResetError, NoMoreData, ssl.SSLError)
-"""What reading from and writing to a client that leaves raises; gunicorn knows what to do."""
-
-
 _NO_HOOK = PostRequest.default
 
 
@@ -67,12 +74,37 @@ def _name(address: Any) -> str:
     return f"unix:{os.fsdecode(address)}"
 
 
-class _Idle(BaseException):
-    """Thrown into a greenlet whose connection waits for a request, to close it."""
-
-
 class _Parked(BaseException):
-    """The socket of a request is another's now."""
+    """Leave the request loop: a parked subscriber owns the socket now."""
+
+
+class _Listener:
+    """What requests need to know of a listening socket, which is closed before they all end."""
+
+    def __init__(self, name: Any) -> None:
+        self._name = name
+
+    def getsockname(self) -> Any:
+        return self._name
+
+
+class _Page:
+    """Takes one of gunicorn's error pages in place of the client's socket."""
+
+    data = b""
+
+    def gettimeout(self) -> float:
+        return 0.0
+
+    def sendall(self, data: bytes) -> None:
+        self.data += data
+
+
+def _raised_by(sock: Any, error: BaseException) -> bool:
+    """Whether `error` was raised in a method of this very socket, whoever called it."""
+    return isinstance(error, OSError) and any(
+        frame.f_locals.get("self") is sock for frame, _ in walk_tb(error.__traceback__)
+    )
 
 
 class StreamWorker(GeventWorker):
@@ -81,10 +113,14 @@ class StreamWorker(GeventWorker):
     def __init__(self, *args: Any, **options: Any) -> None:
         self._alive = True
         self._drain = Drain(float(os.environ.get("VENTO_DRAIN_WINDOW", DRAIN_WINDOW)))
-        self._idle: dict[Any, Reader] = {}
+        self._servers: list[StreamServer] = []
+        self._stopping = Event()
+        self._tls: ssl.SSLContext | None = None
         self._until = 0.0
         super().__init__(*args, **options)
         self.cfg = Settings(self.cfg)
+        limit = float(os.environ.get("VENTO_RECEIVE_TIMEOUT", RECEIVE_TIMEOUT))
+        self._waits = Waits(self.cfg.keepalive, limit)
 
     @property
     def alive(self) -> bool:
@@ -102,25 +138,24 @@ class StreamWorker(GeventWorker):
     def _stop(self) -> None:
         if self._drain.draining:
             return
+        for server in self._servers:
+            server.close()  # this worker's own descriptor: those of the others stay open
         self._until = time.monotonic() + self.cfg.graceful_timeout
         self._drain.begin(get_hub().loop, self.cfg.graceful_timeout)
-        self._close_idle(time.monotonic() - SETTLED)
-
-    def _close_idle(self, before: float) -> None:
-        """Close connections that wait between two requests, or are open since `before` unused."""
-        poll = get_original("select", "poll")()
-        for greenlet, reader in tuple(self._idle.items()):
-            if reader.begun or not (reader.kept or reader.since <= before):
-                continue
-            poll.register(reader.sock, select.POLLIN)
-            arrived = poll.poll(0)
-            poll.unregister(reader.sock)
-            if not arrived:
-                greenlet.throw(_Idle)
+        self._waits.close_idle(time.monotonic() - SETTLED)
+        self._stopping.set()
 
     def load_wsgi(self) -> None:
+        if missing := hooks.missing():
+            self.log.critical("StreamWorker cannot run here: %s", missing)
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
         super().load_wsgi()
         prepare(self)
+        if "h2" in self.cfg.http_protocols:
+            self.log.warning(
+                "the requests of an HTTP/2 connection are served one after another: "
+                "a stream holds up all that its client asks for after it"
+            )
 
     def run(self) -> None:
         ticker = clock(cooperative=True)
@@ -131,19 +166,40 @@ class StreamWorker(GeventWorker):
         status = self._status()
         status.open()
         try:
-            super().run()
+            self._listen()
+            while self.alive:
+                self.notify()
+                self._stopping.wait(1.0)
             self._stop()  # gunicorn may be here before the loop
-            # parked sockets are in no pool that gunicorn would wait for
-            self._await_streams(self._until)
+            self._wait(self._until)
+            if any(server.pool for server in self._servers):
+                self.log.warning("Worker graceful timeout (pid:%s)", self.pid)
+                for server in self._servers:
+                    server.stop(timeout=1)
             self._drain.end()
-            self._await_streams(time.monotonic() + SETTLED)  # what on_end does
+            self._wait(time.monotonic() + SETTLED)  # for what on_end does
         finally:
             status.close()
 
-    def _await_streams(self, until: float) -> None:
-        while self._drain.streams and time.monotonic() < until:
+    def _wait(self, until: float) -> None:
+        """Wait for connections and streams to end. A parked subscriber is in no pool."""
+        while self._drain.streams or any(server.pool for server in self._servers):
+            if time.monotonic() >= until:
+                return
             self.notify()
             gevent.sleep(STEP)
+
+    def _listen(self) -> None:
+        if self.cfg.is_ssl:
+            self._tls = ssl_context(self.cfg)
+        for sock in self.sockets:
+            sock.setblocking(True)
+            handle = partial(self.handle, _Listener(sock.getsockname()))
+            server = StreamServer(sock, handle=handle, spawn=Pool(self.worker_connections))
+            if self.cfg.workers > 1:
+                server.max_accept = 1
+            server.start()
+            self._servers.append(server)
 
     def _status(self) -> Status:
         about = {
@@ -155,66 +211,62 @@ class StreamWorker(GeventWorker):
         return Status(self._drain, about, self.log)
 
     def tick(self, now: float) -> None:
-        """Called by the clock: close connections that have been idle for too long."""
-        longest = self.cfg.keepalive or math.inf
-        for greenlet, reader in tuple(self._idle.items()):
-            if now - reader.since <= longest:
-                break  # they are in the order in which they began to wait
-            greenlet.throw(_Idle)
+        """Called by the clock: close connections that have been waited for long enough."""
+        self._waits.tick(now)
         if self._drain.draining:
-            self._close_idle(now - SETTLED)
+            self._waits.close_idle(now - SETTLED)
+
+    # one connection
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
-        if "h2" in self.cfg.http_protocols:
-            super().handle(listener, client, addr)
-            return
         client.setblocking(1)
-        req: Any = None
+        reader: Reader | None = None
         try:
-            if isinstance(client, ssl.SSLSocket) and not self.cfg.do_handshake_on_connect:
-                client.do_handshake()
-            parser = Parser(self.cfg, client, addr)
-            listener_name = listener.getsockname()
-            proxy_protocol_info: Any = {}
-            while True:
-                req = None
-                req = self._next(parser)
-                if req.proxy_protocol_info:
-                    proxy_protocol_info = req.proxy_protocol_info
-                else:
-                    req.proxy_protocol_info = proxy_protocol_info
-                self.handle_request(listener_name, req, client, addr)
-        except (_Idle, _Parked, StopIteration, NoMoreData) as reason:
+            if self._tls is not None:
+                client = self._tls.wrap_socket(
+                    client, server_side=True, do_handshake_on_connect=False
+                )
+            reader = Reader(client, self._waits)
+            if self._tls is not None:
+                with reader.limited():
+                    client.do_handshake()
+            if "h2" in self.cfg.http_protocols and self._may_speak_http2(client, addr):
+                super().handle(listener, client, addr)
+            else:
+                self._serve(listener.getsockname(), client, addr, reader)
+        except (Idle, _Parked, StopIteration, OSError) as reason:
+            # OSError: the handshake or the parser, which read nothing but the client's socket
             self.log.debug("Closing connection. %r", reason)
-        except ssl.SSLError as error:
-            if error.args[0] != ssl.SSL_ERROR_EOF:
-                self.handle_error(req, client, addr, error)
-        except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
-                self.log.exception("Socket error processing request.")
+            if isinstance(reason, ClientDisconnected) and reader is not None and reader.head:
+                self._refuse(reason, client, empty=reader.asks_for_head)
         except BaseException as error:
-            self.handle_error(req, client, addr, error)
+            empty = reader is not None and reader.asks_for_head
+            self._say_error(None, client, addr, error, empty=empty)
         finally:
             util.close(client)
 
-    def _next(self, parser: Parser) -> Any:
-        """The next request of a connection. Raises StopIteration when there will be none."""
-        greenlet, reader = getcurrent(), parser.unreader
-        reader.await_request()
-        self._idle[greenlet] = reader
-        try:
-            return parser.__next__()
-        finally:
-            del self._idle[greenlet]
-            reader.kept = True
+    def _may_speak_http2(self, client: Any, addr: Any) -> bool:
+        """Whether gunicorn's own loop serves a connection, with its own limits on waits."""
+        return (
+            is_http2_negotiated(client)
+            or negotiation.prior_knowledge_allowed(self.cfg, addr)
+            or negotiation.upgrade_allowed(self.cfg, addr)
+        )
+
+    def _serve(self, listener_name: Any, client: Any, addr: Any, reader: Reader) -> None:
+        parser = Parser(self.cfg, reader, addr)
+        proxy_protocol_info: Any = {}
+        while True:
+            req = parser.__next__()
+            if req.proxy_protocol_info:
+                proxy_protocol_info = req.proxy_protocol_info
+            else:
+                req.proxy_protocol_info = proxy_protocol_info
+            self.handle_request(listener_name, req, client, addr)
+
+    # one request
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
-        try:
-            return self._answer(listener_name, req, sock, addr)
-        except (GreenletExit, SystemExit):
-            raise StopIteration from None  # closes: the request has no answer, or half of one
-
-    def _answer(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
         start = datetime.now()
         environ: Any = {}
         response: Any = None
@@ -226,7 +278,7 @@ class StreamWorker(GeventWorker):
             environ["wsgi.multithread"] = True
             environ[DRAIN] = self._drain
             environ[CONNECTION] = response
-            if not self.cfg.is_ssl and req.version == (1, 1):
+            if not self.cfg.is_ssl and req.version == (1, 1) and isinstance(req.unreader, Reader):
                 environ[PARK] = True
             self.nr += 1
             if self.nr >= self.max_requests and self.alive:
@@ -253,34 +305,77 @@ class StreamWorker(GeventWorker):
                     body.close()
             if response.should_close() or not self.alive:
                 raise StopIteration
-        except (StopIteration, GreenletExit, _Parked, *_CONNECTION_ERRORS):
+        except (StopIteration, _Parked):
             raise
-        except OSError as error:
-            if response is not None and response.headers_sent:
-                raise
-            # it is not the connection that failed: answer, and say so
-            self.handle_error(req, sock, addr, error)
-            raise StopIteration from None
-        except BaseException:  # gevent.Timeout is no Exception
-            if response is None or not response.headers_sent:
-                raise
-            self.log.exception("Error handling request")
-            try:
-                sock.shutdown(socket.SHUT_RDWR)
-                sock.close()
-            except OSError:
-                pass
+        except BaseException as error:  # gevent.Timeout is no Exception
+            self._failed(error, response, req, sock, addr)
             raise StopIteration from None
         finally:
             if not isinstance(sys.exc_info()[1], _Parked):
                 self._answered(response, req, environ)
         return True
 
+    def _failed(self, error: BaseException, response: Any, req: Any, sock: Any, addr: Any) -> None:
+        """Deal with what came out of the application, or out of writing its response."""
+        begun = response is not None and response.headers_sent
+        broken = broken_request(error)
+        if isinstance(error, StreamAborted):
+            broken = getattr(req.unreader, "broken", None)
+        if broken is not None or isinstance(error, StreamAborted) or _raised_by(sock, error):
+            self.log.debug("Closing connection. %r", error)
+            if broken is not None and not begun:
+                self._refuse(broken, sock, empty=req.method == "HEAD")
+        elif isinstance(error, GreenletExit) or (isinstance(error, SystemExit) and not begun):
+            pass  # the request has no answer, or half of one, as gunicorn has it
+        elif not begun:
+            self._say_error(req, sock, addr, error, empty=req.method == "HEAD")
+        else:
+            self.log.exception("Error handling request")
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+                sock.close()
+            except OSError:
+                pass
+
     def _answered(self, response: Any, req: Any, environ: Any) -> None:
         try:
             self.cfg.post_request(self, req, environ, response)
         except Exception:
             self.log.exception("Exception in post_request hook")
+
+    # errors
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """Called by gunicorn's own loop for HTTP/2 and what may become it."""
+        self._say_error(req, client, addr, exc, empty=req is not None and req.method == "HEAD")
+
+    def _say_error(
+        self, req: Any, client: Any, addr: Any, error: BaseException, *, empty: bool
+    ) -> None:
+        """Log an error, and answer with gunicorn's page for it. empty: without a body."""
+        page: Any = _Page()
+        # gunicorn takes any SSLError for the client's, but that is dealt with by now
+        known = Exception() if isinstance(error, ssl.SSLError) else error
+        super().handle_error(req, page, addr, known)
+        self._send_page(page.data, client, empty=empty)
+
+    def _refuse(self, error: ClientDisconnected, client: Any, *, empty: bool) -> None:
+        """Say that a request did not come whole: the client may have closed but its own side."""
+        page: Any = _Page()
+        util.write_error(page, error.code, error.name, "")
+        self._send_page(page.data, client, empty=empty)
+
+    def _send_page(self, page: bytes, client: Any, *, empty: bool) -> None:
+        if empty:  # RFC 9110, section 9.3.2
+            page = page[: page.index(b"\r\n\r\n") + 4]
+        try:
+            client.settimeout(0)
+            client.sendall(page)
+        except OSError as error:
+            self.log.debug("Failed to send error message. %r", error)
+        else:
+            # with unread bytes a close is a reset, which can overtake the page
+            util.close_graceful(client)
 
     def _park(self, feed: Feed, response: Wire, req: Any, environ: Any, start: datetime) -> None:
         """Send what a subscription has so far, and keep the socket, but not the greenlet."""

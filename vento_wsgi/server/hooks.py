@@ -1,0 +1,131 @@
+"""Hooks: what is used of gunicorn and gevent that they do not document, checked at boot.
+
+StreamWorker overrides methods of gunicorn's classes, and reads attributes that only their
+authors were meant to read. If one of them had another name, nothing would fail: a method that is
+no longer called leaves bodies without a head, for example. So each name stands here, and a
+worker that misses one refuses to serve.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from types import SimpleNamespace
+from typing import Any
+
+import gevent
+import gunicorn
+from gevent import get_hub, monkey
+from gevent.server import StreamServer
+from gunicorn import util
+from gunicorn.arbiter import Arbiter
+from gunicorn.config import Config, PostRequest
+from gunicorn.http import body, wsgi
+from gunicorn.http.message import Request
+from gunicorn.http.parser import RequestParser
+from gunicorn.http.unreader import SocketUnreader
+from gunicorn.workers.ggevent import GeventWorker
+
+__all__ = ["GEVENT", "GUNICORN", "missing"]
+
+Hook = tuple[str, Callable[[], Any], str]
+"""A name for the reader, what makes the object that has the hooks, and their names."""
+
+
+_NONE: Any = None
+
+
+def _message() -> Any:
+    source = SimpleNamespace(recv=BytesIO(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").read)
+    return next(RequestParser(Config(), source, ("", 0)))
+
+
+def _response() -> Any:
+    return wsgi.Response(_message(), _NONE, Config())
+
+
+def _arguments(function: Any) -> Any:
+    return SimpleNamespace(**inspect.signature(function).parameters)
+
+
+GUNICORN: tuple[Hook, ...] = (
+    ("arbiter.Arbiter", lambda: Arbiter, "WORKER_BOOT_ERROR"),
+    ("config.Config", Config, "settings"),
+    ("config.PostRequest", lambda: PostRequest, "default"),
+    ("util", lambda: util, "close close_graceful write_error"),
+    (
+        "workers.ggevent.GeventWorker",
+        lambda: GeventWorker,
+        "handle handle_error handle_request is_already_handled load_wsgi notify run",
+    ),
+    ("http.parser.RequestParser", lambda: RequestParser, "mesg_class __next__"),
+    (
+        "http.parser.RequestParser(…)",
+        lambda: RequestParser(Config(), SimpleNamespace(recv=None), ("", 0)),
+        "mesg unreader",
+    ),
+    ("http.unreader.SocketUnreader", lambda: SocketUnreader, "chunk"),
+    ("http.unreader.SocketUnreader(…)", lambda: SocketUnreader(_NONE), "buf sock"),
+    ("http.message.Request", lambda: Request, "_peer_is_trusted_proxy parse read_into"),
+    (
+        "http.message.Request(…)",
+        _message,
+        (
+            "body fragment headers method path proxy_protocol_info query should_close unreader uri "
+            "version"
+        ),
+    ),
+    ("http.body.Body(…)", lambda: body.Body(_NONE), "buf failed reader"),
+    ("http.body.LengthReader(…)", lambda: body.LengthReader(_NONE, 0), "unreader"),
+    ("http.body.ChunkedReader(…)", lambda: body.ChunkedReader(_NONE, _NONE), "buf"),
+    ("http.wsgi.create", lambda: _arguments(wsgi.create), "response_class"),
+    (
+        "http.wsgi.Response",
+        lambda: wsgi.Response,
+        (
+            "_emit_body can_sendfile close force_close send_headers sendfile should_close "
+            "start_response write write_file"
+        ),
+    ),
+    (
+        "http.wsgi.Response(…)",
+        _response,
+        (
+            "_omits_body cfg chunked headers headers_sent req response_length sent sock status "
+            "upgrade version"
+        ),
+    ),
+)
+
+GEVENT: tuple[Hook, ...] = (
+    ("monkey", lambda: monkey, "get_original is_module_patched saved"),
+    ("socket.socket", lambda: gevent.socket.socket, "_sock"),
+    ("server.StreamServer", lambda: StreamServer, "close max_accept start stop"),
+    ("hub.loop", lambda: get_hub().loop, "run_callback run_callback_threadsafe io timer"),
+    # libuv's loop does not count its turns, and then no chunk is known to come alone
+    ("hub.loop", lambda: _loop_that_counts(), "iteration"),
+)
+
+
+def _loop_that_counts() -> Any:
+    loop = get_hub().loop
+    return SimpleNamespace(iteration=0) if "libuv" in type(loop).__module__ else loop
+
+
+def _missing(package: Any, hooks: tuple[Hook, ...]) -> Iterator[str]:
+    name = package.__name__
+    for place, find, names in hooks:
+        try:
+            found = find()
+        except Exception as error:
+            yield f"{name} {package.__version__} has no {name}.{place} as it is used ({error!r})"
+            continue
+        for hook in names.split():
+            if not hasattr(found, hook):
+                yield f"{name} {package.__version__} has no {name}.{place}.{hook}"
+
+
+def missing() -> str:
+    """The hooks that the installed gunicorn and gevent do not have, in one line; "" if none."""
+    return "; ".join([*_missing(gunicorn, GUNICORN), *_missing(gevent, GEVENT)])
