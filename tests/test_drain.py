@@ -17,7 +17,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -386,7 +386,15 @@ def test_the_worker_is_gone_long_before_it_would_be_killed(seen: Seen) -> None:
 
 @pytest.mark.parametrize("how", ["HUP", "TERM"])
 def test_no_client_is_cut_more_than_once(tmp_path: Path, how: str) -> None:
-    options = ["--workers=3", f"--graceful-timeout={GRACE}", "--keep-alive=60"]
+    # a worker that is still starting does not hear of a signal
+    settings, started = tmp_path / "settings.py", tmp_path / "started"
+    started.mkdir()
+    settings.write_text(
+        "from pathlib import Path\n"
+        "def post_worker_init(worker):\n"
+        f"    Path({str(started)!r}, str(worker.pid)).touch()\n"
+    )
+    options = [f"-c={settings}", "--workers=3", f"--graceful-timeout={GRACE}", "--keep-alive=60"]
     events = "/waits/event?type=text/event-stream&name=crowd"
     with (
         serve(
@@ -402,18 +410,23 @@ def test_no_client_is_cut_more_than_once(tmp_path: Path, how: str) -> None:
         clients = [crowd.come().ask(events) for _ in range(60)]
         silent = [crowd.come() for _ in range(10)]
         cuts = [0] * len(clients)
+        eventually(lambda: len(list(started.iterdir())) == 3)
         old = workers(running)
-        assert len(old) == 3
+        assert set(listening(running)) == {running.pid, *old}
         crowd.read_until(lambda: all(client.has(FIRST) for client in clients))
 
         def settled() -> bool:
-            for number, client in enumerate(clients):
-                if client.ended:
-                    cuts[number] += 1
-                    clients[number] = crowd.come().ask(events)
+            # none of those that cut listens; a worker that has not had its signal yet may
+            cut = any(client.ended for client in clients)
+            assert not cut or any(pid not in listening(running) for pid in stopping)
+            if cut and not set(stopping) & set(listening(running)):
+                for number, client in enumerate(clients):
+                    if client.ended:
+                        cuts[number] += 1
+                        clients[number] = crowd.come().ask(events)
             return all(client.has(FIRST) for client in clients) and not any(map(alive, stopping))
 
-        stopping = old if how == "HUP" else old[:1]
+        stopping = old if how == "HUP" else [server_of(clients[0], old)]
         os.kill(running.pid if how == "HUP" else stopping[0], signal.Signals[f"SIG{how}"])
         # what was accepted before is served
         for client in silent[:5]:
@@ -423,6 +436,36 @@ def test_no_client_is_cut_more_than_once(tmp_path: Path, how: str) -> None:
         assert max(cuts) == 1
         assert cuts == [1] * 60 or how == "TERM"
         assert "Traceback" not in running.log()
+
+
+def tcp() -> list[list[str]]:
+    """The sockets of this machine; see proc_pid_net(5)."""
+    return [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+
+
+def listening(running: Running) -> list[int]:
+    """The processes that hold the socket on which the server listens."""
+    port, listens = f":{running.port:04X}", "0A"
+    inodes = [each[9] for each in tcp() if each[1].endswith(port) and each[3] == listens]
+    processes = {running.pid, *workers(running)}
+    return [pid for pid in processes if any(holds(pid, inode) for inode in inodes)]
+
+
+def server_of(client: Client, processes: list[int]) -> int:
+    """The one of these processes that has accepted a client's connection."""
+    port = f":{client.sock.getsockname()[1]:04X}"
+    (inode,) = (each[9] for each in tcp() if each[2].endswith(port))
+    (found,) = (pid for pid in processes if holds(pid, inode))
+    return found
+
+
+def holds(process: int, inode: str) -> bool:
+    with suppress(OSError):  # it may have ended
+        for descriptor in Path(f"/proc/{process}/fd").iterdir():
+            with suppress(OSError):
+                if descriptor.readlink().name == f"socket:[{inode}]":
+                    return True
+    return False
 
 
 def workers(running: Running) -> list[int]:
