@@ -261,6 +261,20 @@ def test_a_proxy_line_that_does_not_come_is_not_waited_for(tmp_path: Path, said:
         assert raw.read_rest().startswith(TIMEOUT) is bool(said)
 
 
+def test_our_settings_allow_request_lines_of_8000_octets(tmp_path: Path) -> None:
+    options = ("-c", "python:vento_wsgi.server.config", "--no-control-socket")
+    with (
+        serve(
+            "gunicorn-StreamWorker", "receiving:app", cwd=APPS, tmp=tmp_path, options=options
+        ) as running,
+        connect(running) as raw,
+    ):
+        line = len("GET  HTTP/1.1")
+        assert raw.request("GET", "/" + "x" * (8000 - line - 1)).status == 200
+        raw.read_all()
+        assert raw.request("GET", "/" + "x" * (8191 - line - 1)).status == 414
+
+
 # Clients that leave.
 
 
