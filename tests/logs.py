@@ -37,7 +37,8 @@ class RedisServer:
     def __init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="vento-redis-"))
         self.socket = self.directory / "socket"
-        self.url = f"unix://{self.socket}"
+        self.address = f"unix://{self.socket}"
+        self.url = f"{self.address}?name=vento"
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, *options: str) -> None:

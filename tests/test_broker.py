@@ -64,7 +64,7 @@ def opened(request: pytest.FixtureRequest, server: RedisServer, tmp_path: Path) 
         {
             "memory": "memory://",
             "sqlite": f"sqlite:///{tmp_path}/log.db",
-            "redis": f"{server.url}?name={tmp_path.name}",
+            "redis": f"{server.address}?name={tmp_path.name}",
         }[request.param]
     )
     yield opener

@@ -60,7 +60,7 @@ def opened(request: pytest.FixtureRequest, server: RedisServer, tmp_path: Path) 
     opener = {
         "memory": Opener("Memory", ""),
         "sqlite": Opener("SQLite", str(tmp_path / "log")),
-        "redis": Opener("Redis", f"{server.url}?name={tmp_path.name}"),
+        "redis": Opener("Redis", f"{server.address}?name={tmp_path.name}"),
     }[request.param]
     yield opener
     for log in opener.logs:
@@ -515,7 +515,7 @@ def beat():
         sleep(0.001)
         late.append(time.perf_counter() - at)
 def follow():
-    for entries in log.follow(0 if "Redis" not in sys.argv[1] else (0, 0)):
+    for entries in log.follow(0 if "Memory" in sys.argv[1] else (0, 0)):
         got.extend(entries)
 def publish():
     for i in range(300):

@@ -141,7 +141,7 @@ def test_a_log_whose_process_was_killed_in_a_checkpoint_has_everything(tmp_path:
         file.write(done.read_bytes()[:4096])
     log = SQLite(path, 10_000, 60)
     try:
-        assert len(log.read(0, Topics(["a"]), 1000)) == 300
+        assert len(log.read((0, 0), Topics(["a"]), 1000)) == 300
     finally:
         log.close()
 

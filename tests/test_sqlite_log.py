@@ -20,7 +20,7 @@ from servers import eventually
 from vento_wsgi.broker import sqlite as module
 from vento_wsgi.broker.database import APPLICATION
 from vento_wsgi.broker.log import Topics
-from vento_wsgi.broker.sqlite import SQLite
+from vento_wsgi.broker.sqlite import START, SQLite
 from vento_wsgi.broker.wakeups import MAX_PATH, Wakeups
 from vento_wsgi.exceptions import BrokerError
 
@@ -54,7 +54,7 @@ def test_the_log_is_for_its_owner_alone(path: Path) -> None:
         log = SQLite(path, 10, LONG)
         with Following(log, log.last()) as following:
             following.reached(log.append("a", b""))
-            assert mode(path.parent) == 0o700
+            assert mode(path.parent) == mode(path.parent.parent) == 0o700
             modes = {name.name: mode(name) for name in path.parent.iterdir()}
     finally:
         os.umask(mask)
@@ -73,22 +73,23 @@ def test_a_log_goes_on_where_it_ended(path: Path) -> None:
     with closing(SQLite(path, 10, LONG)) as log:
         assert log.position(name) == position
         assert not log.lost(position)
-        assert log.append("a", b"2") == position + 1
-        assert [entry.block for entry in log.read(0, Topics("a"), 10)] == [b"1", b"2"]
+        assert log.append("a", b"2")[0] == position[0] + 1
+        assert [entry.block for entry in log.read(START, Topics("a"), 10)] == [b"1", b"2"]
 
 
 def test_positions_are_not_given_again_when_all_entries_are_gone(path: Path) -> None:
     with closing(SQLite(path, 10, 0.0)) as log:
         position = log.append("a", b"")
         log._trim_at = 0.0
-        assert log.append("a", b"") == position + 1
+        assert log.append("a", b"")[0] == position[0] + 1
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("DELETE FROM entries")
     with closing(SQLite(path, 10, LONG)) as log:
-        assert log.first() == log.last() == position + 1
+        last = log.last()
+        assert log.first() == last > position
         assert log.lost(position)
-        assert not log.lost(position + 1)
-        assert log.append("a", b"") == position + 2
+        assert not log.lost(last)
+        assert log.append("a", b"")[0] == position[0] + 2
 
 
 def test_each_log_has_ids_of_its_own(log: SQLite, tmp_path: Path) -> None:
@@ -192,13 +193,15 @@ def test_a_path_may_have_any_characters(tmp_path: Path) -> None:
         assert connection.execute("PRAGMA application_id").fetchone() == (APPLICATION,)
 
 
-def test_a_log_that_is_removed_is_made_anew_and_followed(log: SQLite, path: Path) -> None:
+def test_a_follower_ends_when_the_log_is_removed_and_made_anew(log: SQLite, path: Path) -> None:
     name = log.id(log.append("a", b"old"))
     with Following(log, log.last()) as following:
         following.reached(log.append("a", b"2"))
         shutil.rmtree(path.parent)
         log.append("a", b"new")
-        eventually(lambda: following.blocks == [b"2", b"new"])
+        following.thread.join(SECONDS)
+        assert not following.thread.is_alive()
+        assert following.blocks == [b"2"]
         assert log.position(name) is None
 
 
@@ -219,14 +222,14 @@ def test_a_log_that_is_removed_leaves_nothing_to_the_next(path: Path) -> None:
     with closing(SQLite(str(path), 10_000, LONG)) as log:
         log.append("a", b"new")
         kept = log.read(log.first(), Topics("a"), 10)
-        assert [(entry.position, entry.block) for entry in kept] == [(1, b"new")]
+        assert [(entry.position[0], entry.block) for entry in kept] == [(1, b"new")]
 
 
 CREATE = """
 said("ready")
 input()
 log = opened()
-said(*[log.append("a", b"") for _ in range(5)])
+said(*[log.append("a", b"")[0] for _ in range(5)])
 input()
 log.close()
 """
@@ -249,17 +252,71 @@ def test_of_many_processes_that_find_no_log_one_makes_it(path: Path) -> None:
         path.unlink()
 
 
-def test_the_journal_does_not_grow_with_what_is_published(log: SQLite, path: Path) -> None:
+BUSY = """
+log = opened()
+said("ready")
+input()
+for _ in range(400):
+    log.append("a", bytes(16_000))
+said("done")
+log.close()
+"""
+
+
+def journal(path: Path) -> int:
+    try:
+        return Path(f"{path}-wal").stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def test_the_journal_is_bounded_however_busy_the_publishers_are(path: Path) -> None:
+    # 3 processes write 20 MB without a pause, and the last one may look just before its entry
+    most, entry = 2 * 1024 * 1024, 40_000
+    limits = f"import vento_wsgi.broker.sqlite as m; m.MAX_WAITING, m.MAX_JOURNAL = 500_000, {most}"
+    largest = 0
+    with ExitStack() as stack:
+        children = [stack.enter_context(script(source(path), limits + BUSY)) for _ in range(3)]
+        for child in children:
+            assert child.said() == "ready"
+        for child in children:
+            child.tell()
+        while any(child.process.poll() is None for child in children):
+            largest = max(largest, journal(path))
+        for child in children:
+            assert child.said() == "done"
+            child.ends()
+    assert largest <= most + 3 * entry
+    with closing(SQLite(path, 10_000, LONG)) as log:
+        assert log.last()[0] == 1200
+
+
+def test_the_journal_is_emptied_when_publishers_pause(log: SQLite, path: Path) -> None:
     with Following(log, log.last()) as following:
-        for _ in range(3000):
-            last = log.append("a", b"x" * 100)
-        following.reached(last)
-        assert Path(f"{path}-wal").stat().st_size < 12_000_000
-        log._checkpoints.wait()
-        assert log._connection is not None  # where a checkpoint would make publishers wait
+        following.reached([log.append("a", bytes(60_000)) for _ in range(100)][-1])
+        eventually(lambda: journal(path) < 100_000, SECONDS)
+        # where a checkpoint would make publishers wait for the disk
+        assert log._connection is not None
         assert log._connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
-    with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("SELECT checkpoints FROM log").fetchone()[0] >= 2
+
+
+def test_a_program_that_reads_for_long_cannot_make_the_journal_grow_without_limit(
+    log: SQLite, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_JOURNAL", 500_000)
+    monkeypatch.setattr(module, "PATIENCE", 0.1)
+    log.append("a", b"")
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN")
+        other.execute("SELECT count(*) FROM entries").fetchall()
+        with pytest.raises(BrokerError, match=r"locked for 0\.1 s.* journal has"):  # noqa: PT012
+            for _ in range(100):
+                log.append("a", bytes(16_000))
+        assert journal(path) < 600_000
+        assert log.read(START, Topics("a"), 1000)
+        other.execute("COMMIT")
+    monkeypatch.setattr(module, "PATIENCE", SECONDS)
+    log.append("a", b"")
 
 
 # Forks.
@@ -278,7 +335,7 @@ if not pid:
     os._exit(0)
 log.append("a", b"3")
 assert os.waitpid(pid, 0)[1] == 0
-said(*sorted(entry.block.decode() for entry in log.read(0, Topics("a"), 10)))
+said(*sorted(entry.block.decode() for entry in log.read((0, 0), Topics("a"), 10)))
 log.close()
 """
 
@@ -286,6 +343,85 @@ log.close()
 def test_no_connection_is_carried_over_a_fork(path: Path) -> None:
     with script(source(path), CARRIED) as child:
         assert child.said() == "1 2 3"
+        child.ends()
+
+
+# gevent's own waitpid misses a child that ends at once, now and then.
+WAITED_FOR = """
+import sqlite3, gevent
+from gevent.monkey import get_original
+waitpid = get_original("os", "waitpid")
+import vento_wsgi.broker.sqlite as module
+module.MAX_WAITING = 0
+log = opened()
+log.append("a", b"")
+other = sqlite3.connect(log._path, isolation_level=None)
+other.execute("BEGIN")
+other.execute("SELECT count(*) FROM entries").fetchall()  # no checkpoint can end now
+for _ in range(module.CHECK_EVERY):
+    log.append("a", b"")
+beats = 0
+def beat():
+    global beats
+    while True:
+        gevent.sleep(0)
+        beats += 1
+gevent.spawn(beat)
+while log._checkpoints._connection is None:
+    gevent.sleep(0.001)
+before = beats
+if {action!r} == "close":
+    log.close()
+else:
+    pid = os.fork()
+    if not pid:
+        files = [f"/proc/self/fd/{{fd}}" for fd in os.listdir("/proc/self/fd")]
+        wals = [file for file in files if os.path.exists(file) and "-wal" in os.readlink(file)]
+        assert len(wals) == 1, wals  # that of `other`
+        os._exit(0)
+    assert log._checkpoints._connection is None
+    assert waitpid(pid, 0)[1] == 0
+    other.execute("COMMIT")
+    log.append("a", b"")
+    log.close()
+said(beats - before)
+other.close()
+"""
+
+
+@pytest.mark.parametrize("action", ["fork", "close"])
+def test_the_loop_runs_on_while_a_checkpoint_is_waited_for(path: Path, action: str) -> None:
+    with script(source(path), WAITED_FOR.format(action=action), patched=True) as child:
+        assert int(child.said()) > 0
+        child.ends()
+
+
+PATIENT = """
+import gevent
+from gevent.monkey import get_original
+log = opened()
+lock = log._checkpoints._busy
+lock.acquire()  # as if a checkpoint waited for the disk
+gevent.spawn_later(0.05, lock.release)
+try:
+    with gevent.Timeout(0.01):
+        pid = os.fork()
+except gevent.Timeout:
+    said("timeout")
+    pid = 0
+else:
+    if not pid:
+        os._exit(0)
+    assert not lock.locked()  # it was waited for all the same, and is free again
+    assert get_original("os", "waitpid")(pid, 0)[1] == 0
+    said("forked")
+log.close()
+"""
+
+
+def test_a_fork_waits_for_a_checkpoint_even_if_its_greenlet_is_out_of_time(path: Path) -> None:
+    with script(source(path), PATIENT, patched=True) as child:
+        assert child.said() == "forked"
         child.ends()
 
 
@@ -311,7 +447,7 @@ def test_what_was_not_told_is_found(log: SQLite, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_follower_that_was_killed_is_cleared_away(log: SQLite, path: Path) -> None:
-    code = "log = opened()\nfor entries in log.follow(0): said('followed')"
+    code = "log = opened()\nfor entries in log.follow((0, 0)): said('followed')"
     sockets = Path(f"{path}-wake")
     log.append("a", b"")
     with script(source(path), code) as child:
@@ -375,12 +511,12 @@ def test_a_publisher_waits_while_another_program_writes(log: SQLite, path: Path)
         other.execute("BEGIN IMMEDIATE")
         publishing = threading.Thread(target=log.append, args=("a", b"2"))
         publishing.start()
-        assert [entry.block for entry in log.read(0, Topics("a"), 10)] == [b"1"]
+        assert [entry.block for entry in log.read(START, Topics("a"), 10)] == [b"1"]
         time.sleep(0.05)
         assert publishing.is_alive()
         other.execute("ROLLBACK")
         publishing.join(SECONDS)
-    assert [entry.block for entry in log.read(0, Topics("a"), 10)] == [b"1", b"2"]
+    assert [entry.block for entry in log.read(START, Topics("a"), 10)] == [b"1", b"2"]
 
 
 def test_a_publisher_gives_up_when_it_is_locked_for_too_long(
@@ -391,7 +527,7 @@ def test_a_publisher_gives_up_when_it_is_locked_for_too_long(
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(BrokerError, match=r"locked for 0\.1 s"):
             log.append("a", b"")
-    assert log.append("a", b"") == 1
+    assert log.append("a", b"")[0] == 1
 
 
 LOCKED = """
@@ -409,7 +545,7 @@ for _ in range(100):
 assert not publishing.dead
 other.execute("ROLLBACK")
 other.close()
-said(publishing.get(timeout=5), worst)
+said(publishing.get(timeout=5)[0], worst)
 log.close()
 """
 

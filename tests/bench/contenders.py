@@ -136,7 +136,7 @@ CONTENDERS = (
     _gunicorn(
         *("ours-redis", "vento_wsgi, Redis", WORKER, "ours", "redis"),
         rows=("fanout",),
-        broker=REDIS,
+        broker=f"{REDIS}?name=bench",
     ),
     _gunicorn(
         *("flask", "Flask, gevent", "gevent", "flask_app", "flask"),

@@ -15,6 +15,7 @@ from ..sse import Event
 from .frame import Slow
 from .log import Log, Topics
 from .subscription import Subscription
+from .url import without_password
 
 if TYPE_CHECKING:
     from .fanout import Fanout
@@ -46,9 +47,9 @@ class Broker:
     """Topics that any process may publish to and any subscribe at.
 
     url: ``memory://`` for one process, ``sqlite:///relative.db`` or ``sqlite:////absolute.db``
-        for all processes of one machine, ``redis://…``, ``rediss://…`` or ``unix://…`` for
-        several machines. By default $VENTO_BROKER_URL, else a SQLite log of this user and
-        working directory.
+        for all processes of one machine, ``redis://host/0?name=shop``, ``rediss://…`` or
+        ``unix://…`` for several machines. By default $VENTO_BROKER_URL, else a SQLite log of
+        this user and working directory. The attribute `url` is without its password.
     keep, keep_seconds: how many events are kept for those who come back, and for how long.
     max_event: bytes of an encoded event.
 
@@ -66,10 +67,11 @@ class Broker:
     ) -> None:
         if keep < 1 or keep_seconds <= 0 or max_event < 1:
             raise ValueError("keep, keep_seconds and max_event are above 0")
-        self.url = url or os.environ.get("VENTO_BROKER_URL") or _default()
+        url = url or os.environ.get("VENTO_BROKER_URL") or _default()
+        self.url = without_password(url)
         self.max_event = max_event
         self._keep = keep, keep_seconds
-        self._open = _backend(self.url, keep, keep_seconds)
+        self._open = _backend(url, keep, keep_seconds)
         self._here: dict[int, _Here] = {}
 
     def publish(self, topic: str, event: object) -> str:
@@ -216,7 +218,14 @@ def _default() -> str:
 
 
 def _backend(url: str, keep: int, keep_seconds: float) -> Callable[[], Log]:
-    parts = urlsplit(url)
+    refused = ValueError(
+        f"{without_password(url)!r} is no url of a broker: "
+        "memory://, sqlite:///path or redis://host:port/0?name=shop"
+    )
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # which may repeat the password
+        raise refused from None
 
     def memory() -> Log:
         from .memory import Memory
@@ -245,7 +254,4 @@ def _backend(url: str, keep: int, keep_seconds: float) -> Callable[[], Log]:
             return sqlite
     if parts.scheme in ("redis", "rediss", "unix"):
         return redis
-    raise ValueError(
-        f"{url.rpartition('@')[2]!r} is no url of a broker: "
-        "memory://, sqlite:///path or redis://host:port/0"
-    )
+    raise refused

@@ -12,20 +12,26 @@ import fcntl
 import json
 import os
 import sqlite3
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from urllib.parse import quote
 
 from ..exceptions import BrokerError
 from .epoch import Epoch
 from .log import Topics
 
-__all__ = ["condition", "connect", "is_locked", "refusal"]
+__all__ = [
+    "condition",
+    "connect",
+    "drop_journal",
+    "is_locked",
+    "make_directory",
+    "mend",
+    "refusal",
+]
 
 APPLICATION = 0x56454E54  # "VENT", for file(1) and for us
 VERSION = 1
-
-MAX_WAL = 8 * 1024 * 1024
-"""Bytes that the journal keeps on the disk after a burst: twice what it has between checkpoints."""
 
 # AUTOINCREMENT: an id is never given twice, not even when all entries have been dropped.
 # The block stands last: the pages of a long one are not read when its topic is not wanted.
@@ -44,10 +50,10 @@ COMMIT;
 """
 
 
-def connect(path: str) -> sqlite3.Connection:
+def connect(path: str, timeout: float = 0) -> sqlite3.Connection:
     """A connection to the log at `path`, which is made if there is none.
 
-    It never waits for a lock: SQLite would wait in C, and no other greenlet would run.
+    timeout: seconds to wait for a lock. SQLite waits in C, and no other greenlet runs meanwhile.
     Raises BrokerError, and sqlite3.Error for what is locked.
     """
     try:
@@ -59,14 +65,17 @@ def connect(path: str) -> sqlite3.Connection:
         ) from error
     _check(path)
     connection = sqlite3.connect(
-        _uri(path, "mode=rw"), uri=True, timeout=0, isolation_level=None, check_same_thread=False
+        _uri(path, "mode=rw"),
+        uri=True,
+        timeout=timeout,
+        isolation_level=None,
+        check_same_thread=False,
     )
     try:
         # NORMAL: a commit does not wait for the disk. All that is published survives the death
         # of any process; what the last moments before a power failure published may be lost.
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA wal_autocheckpoint = 0")  # that waits for the disk
-        connection.execute(f"PRAGMA journal_size_limit = {MAX_WAL}").fetchall()
     except BaseException:
         connection.close()
         raise
@@ -75,7 +84,7 @@ def connect(path: str) -> sqlite3.Connection:
 
 def _create(path: str) -> None:
     directory = os.path.dirname(path)
-    os.makedirs(directory, 0o700, exist_ok=True)
+    make_directory(directory)
     draft = f"{path}.{os.getpid()}-{os.urandom(4).hex()}"
     os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     try:
@@ -91,15 +100,75 @@ def _create(path: str) -> None:
 
 def _link(draft: str, path: str, directory: str) -> None:
     # one at a time, or the journal of the one that was first would be removed by the next
-    lock = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked(directory):
         if not os.path.lexists(path):
             # SQLite would play the journal of a file that was removed into the new one
             _remove(f"{path}-wal", f"{path}-shm")
             os.link(draft, path)
+
+
+def drop_journal(path: str, journal: os.stat_result) -> None:
+    """Remove `journal` if it is still there: it belongs to a file that another has replaced.
+
+    SQLite would play it into the new file, and mix two histories.
+    """
+    with suppress(OSError), _locked(os.path.dirname(path)):
+        if os.path.samestat(os.stat(f"{path}-wal"), journal):
+            _remove(f"{path}-wal", f"{path}-shm")
+
+
+@contextmanager
+def _locked(directory: str) -> Iterator[None]:
+    lock = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
     finally:
         os.close(lock)
+
+
+def make_directory(path: str) -> None:
+    """Make a directory, and the parents that are missing, for this user alone.
+
+    os.makedirs gives its mode to the last one only, and the others what the umask leaves of 0777.
+    """
+    try:
+        os.mkdir(path, 0o700)
+    except FileNotFoundError:
+        make_directory(os.path.dirname(path))
+        make_directory(path)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise
+
+
+def mend(connection: sqlite3.Connection) -> None:
+    """Drop what comes before a hole in the numbers of the entries.
+
+    There is a hole when somebody has put another file beside a journal, or overwritten the file
+    while it was in use: SQLite makes one history of two then. What comes after the last hole is
+    one history. It takes 0.2 µs an entry.
+    """
+    [(number, oldest, newest)] = connection.execute(
+        "SELECT count(*), min(id), max(id) FROM entries"
+    ).fetchall()
+    [(given,)] = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'entries'")
+    if not number or (newest - oldest + 1 == number and newest >= given):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        connection.execute(
+            """DELETE FROM entries WHERE id < (SELECT max(id) FROM entries AS each WHERE NOT EXISTS
+                (SELECT 1 FROM entries AS before WHERE before.id = each.id - 1))"""
+        )
+        connection.execute(
+            """UPDATE sqlite_sequence SET seq = (SELECT max(id) FROM entries)
+                WHERE name = 'entries'"""
+        )
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
 
 
 def _remove(*paths: str) -> None:
@@ -151,7 +220,10 @@ def refusal(path: str, error: sqlite3.Error) -> BrokerError:
     if isinstance(error, sqlite3.OperationalError):
         advice = "this user must be able to write it and its directory, and the disk have room"
     else:
-        advice = "it is damaged, or no log at all, and is left as it is: move it away"
+        advice = (
+            "it is damaged, or no log at all, and is left as it is: move it away, together with "
+            f"{path}-wal, which SQLite mixes into any file that is put in its place"
+        )
     return BrokerError(f"the log {path} cannot be used: {error}; {advice}")
 
 

@@ -1,7 +1,13 @@
 """Redis: a log for processes on any number of machines, one stream of a Redis from 6.2 on.
 
-The stream's name is "vento", or what ``?name=`` in the url says; one key has the whole order.
-Its own ids are the positions. What has to happen in one step is in scripts.py.
+The stream's name is what ``?name=`` in the url says; one key has the whole order. A name is asked
+for, since nothing else tells two applications of one Redis apart and is the same on all machines
+of one application. The stream's own ids are the positions. What has to happen in one step is in
+scripts.py.
+
+A Redis can be set back: it comes back from an older dump, or a replica takes over that has less.
+Entries leave a stream at its front only. So an id that is not before the front and names no entry
+is one of a lost entry, or of another stream.
 """
 
 from __future__ import annotations
@@ -28,6 +34,7 @@ from redis.retry import Retry
 from ..exceptions import BrokerError
 from .log import Entry, Topics
 from .scripts import APPEND, READ, START, STATE, Position, State, parse, position, text
+from .url import Secret, without_password
 
 __all__ = ["Redis"]
 
@@ -61,6 +68,8 @@ _NAME = re.compile(r"[\w.:/-]{1,200}", re.ASCII)
 
 T = TypeVar("T")
 
+_ENCODED = "in a password / is %2F, ? is %3F, # is %23 and @ is %40"
+
 _REFUSED = (redis.AuthenticationError, AuthorizationError)
 
 _parse_url: Any = connections.parse_url  # that they have no types is redis-py's
@@ -74,17 +83,17 @@ class Redis:
     """
 
     def __init__(self, url: str, count: int, age: float) -> None:
-        scheme, _, rest = url.partition("?")[0].partition("://")
-        self._where = f"{scheme}://{rest.rpartition('@')[2]}"  # without the password
+        self._where = without_password(url)
         try:
             self._name, options = _options(url)
             self._kind: type[Any] = options.pop("connection_class", connections.Connection)
             self._kind(**options)  # what it does not take is told here
         except (TypeError, ValueError, RedisError) as error:
-            raise BrokerError(
-                f"{self._where} is no url of a Redis: {error}; "
-                "write redis://user:password@host:port/db, rediss:// or unix://path?db=0"
-            ) from error
+            raise BrokerError(  # from None: what others say of a url may have its password
+                f"{self._where} is no url of a Redis: {error}; write "
+                "redis://user:password@host:port/db?name=shop, rediss:// or unix://path?db=0"
+            ) from None
+        self._secrets = [value for value in options.values() if isinstance(value, Secret)]
         self._options = options
         self._count = count
         self._age = age
@@ -110,7 +119,7 @@ class Redis:
         return self._run(self._state).first
 
     def lost(self, after: Position) -> bool:
-        """True as well when Redis cannot tell: `after` was dropped itself, or is another's."""
+        """True as well when `after` was dropped itself, was lost, or is another stream's."""
         state = self._run(lambda client: self._state(client, after))
         if after == START:
             return not state.whole
@@ -143,17 +152,21 @@ class Redis:
                 connection.connect()
                 entries: list[Entry] = []
                 while not self._closed:
-                    # at first, when there is one at last, when nothing has come for some time
-                    if not entries or not stream:
-                        stream, after = self._place(connection, stream, after)
-                    entries = self._next(connection, after)
-                    pause, failed = 0.0, False
+                    # Each batch is read first and then given if what came before it is still
+                    # there: so one that another history has put in its place is never given
+                    stream = self._find(connection, stream, after)
+                    if stream is None:
+                        log.warning("%s is another log or was set back: streams end", self._where)
+                        return
                     if entries:
                         after = entries[-1].position
                         yield entries
+                    entries = self._next(connection, after)
+                    pause, failed = 0.0, False
             except (RedisError, OSError) as error:
                 if not (failed or self._closed):
-                    log.warning("following %s goes on when it can: %s", self._where, error)
+                    said = self._without_secrets(str(error))
+                    log.warning("following %s goes on when it can: %s", self._where, said)
                 failed = True
             finally:
                 del self._following[connection]
@@ -161,19 +174,18 @@ class Redis:
             pause = min(max(2 * pause, 0.05), MAX_PAUSE)
             self._sleep(random.uniform(pause / 2, pause))
 
-    def _place(
-        self, connection: Any, stream: bytes | None, after: Position
-    ) -> tuple[bytes, Position]:
-        """Which stream there is, and where in it to go on after `after`."""
+    def _find(self, connection: Any, stream: bytes | None, after: Position) -> bytes | None:
+        """The stream that there is, b"" if there is none yet. `stream`: the one there was.
+
+        None if it is not the one in which `after` was read, or was set back since.
+        """
         connection.send_command("EVAL", STATE, 1, self._name, text(after))
         state = State.of(connection.read_response())
-        if not state.stream:
-            return state.stream, START
-        if not stream or stream == state.stream:
-            # its last entries may be forgotten, by a Redis that came back from its disk
-            return state.stream, min(after, state.last)
-        # another, and if `after` is not in there nothing has been read of it
-        return state.stream, after if state.has else START
+        if after == START:
+            return state.stream
+        if stream and stream != state.stream:
+            return None
+        return state.stream if state.has or after <= state.first or after == state.last else None
 
     def _next(self, connection: Any, after: Position) -> list[Entry]:
         milliseconds = round(BLOCK * 1000)
@@ -212,7 +224,9 @@ class Redis:
             except Exception as error:
                 self._check_open()  # redis-py says anything when it is closed in the middle
                 if not _passes(error) or time.monotonic() + pause > give_up:
-                    raise self._refusal(error) from error
+                    refusal = self._refusal(error)
+                    shows = refusal is error or self._without_secrets(str(error)) == str(error)
+                    raise refusal from (error if shows else None)
             self._sleep(random.uniform(pause / 2, pause))
             pause = min(2 * pause, MAX_PAUSE)
 
@@ -223,7 +237,7 @@ class Redis:
     def _refusal(self, error: Exception) -> Exception:
         if not isinstance(error, RedisError):
             return error
-        said = str(error)
+        said = self._without_secrets(str(error))
         if _passes(error):
             return BrokerError(
                 f"{self._where} did not answer within {PATIENCE:g} s: {said}; "
@@ -238,6 +252,12 @@ class Redis:
         elif "unknown" in said.lower():
             advice = "; a Redis from 6.2 on is needed, with scripts and streams"
         return BrokerError(f"{self._where} refuses us, {self._name}: {said}{advice}")
+
+    def _without_secrets(self, said: str) -> str:
+        """What a Redis or a proxy says, which may repeat the command that it does not take."""
+        for secret in self._secrets:
+            said = said.replace(secret, "***")
+        return said
 
     def _connected(self) -> Any:
         if self._pid != os.getpid():  # a pool of the parent's has its locks, and is left alone
@@ -261,17 +281,23 @@ def _options(url: str) -> tuple[str, dict[str, Any]]:
     """The stream's name and the arguments of a connection. ValueError, never with a password."""
     address, _, query = url.partition("?")
     fields = parse_qs(query)
-    name = fields.pop("name", ["vento"])[-1]
-    if not _NAME.fullmatch(name):
+    name = fields.pop("name", [""])[-1]
+    if name and not _NAME.fullmatch(name):
         raise ValueError(f"name={name!r}, but letters, digits and .:/_- are allowed")
-    parts = urlsplit(address)
     try:
+        parts = urlsplit(address)
         parts.port  # noqa: B018
     except ValueError:
-        raise ValueError("its port is no number; in a password / is %2F, @ is %40") from None
-    if parts.scheme != "unix" and not re.fullmatch("/?[0-9]*", parts.path):
-        raise ValueError(f"{parts.path[1:]!r} is no number of a database")
+        raise ValueError(f"its host or port is none; {_ENCODED}") from None
+    if parts.fragment or (parts.scheme != "unix" and not re.fullmatch("/?[0-9]*", parts.path)):
+        raise ValueError(f"its path is no number of a database; {_ENCODED}")
     options = _parse_url(f"{address}?{urlencode(fields, doseq=True)}")
+    if not name:
+        raise BrokerError(
+            f"{without_password(url)} has no name for the log, and all applications of this Redis "
+            "would share one: add a name that all machines of this application have in common, "
+            "as in redis://host/0?name=shop"
+        )
     options.update(
         protocol=2,
         decode_responses=False,
@@ -279,6 +305,9 @@ def _options(url: str) -> tuple[str, dict[str, Any]]:
         socket_timeout=ANSWER,
         socket_connect_timeout=2.0,
     )
+    for key in ("password", "ssl_password"):
+        if options.get(key):
+            options[key] = Secret(options[key])
     return name, options
 
 

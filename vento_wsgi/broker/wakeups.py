@@ -18,6 +18,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from .database import make_directory
+
 __all__ = ["Listener", "Wakeups"]
 
 log = logging.getLogger(__name__)
@@ -62,7 +64,7 @@ class Wakeups:
         name = f"{os.getpid()}-{os.urandom(4).hex()}"
         bound = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
-            os.makedirs(self._directory, 0o700, exist_ok=True)
+            make_directory(self._directory)
             with self._reached(self._directory) as directory:
                 # in two steps: while it is being bound a socket refuses, and would be cleared away
                 bound.bind(f"{directory}/.{name}")
