@@ -69,7 +69,8 @@ class Log(Protocol):
     def follow(self, after: Position) -> Iterator[list[Entry]]:
         """Every entry of all topics later than `after`, as they come, once and in order.
 
-        Waits for them; goes on by itself after a failure, and ends when the log is closed.
+        Waits for them; goes on by itself after a failure. Ends when the log is closed, and when
+        it is another log now or was set back: `after` is not in its history any more.
         Entries that were dropped before they could be read are left out.
         """
 

@@ -368,7 +368,7 @@ def _bounds(connection: sqlite3.Connection, number: int) -> list[Position]:
 
 
 def _mark(at: float) -> int:
-    """32 bits of the time of a publication: never 0 by design, and equal to no other's by chance.
+    """32 bits made of the time of a publication, which is known to less than a microsecond.
 
     The time itself would tell clients more than they need, in more characters.
     """
