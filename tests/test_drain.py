@@ -453,8 +453,10 @@ def listening(running: Running) -> list[int]:
 
 def server_of(client: Client, processes: list[int]) -> int:
     """The one of these processes that has accepted a client's connection."""
-    port = f":{client.sock.getsockname()[1]:04X}"
-    (inode,) = (each[9] for each in tcp() if each[2].endswith(port))
+    ours, theirs = (
+        f":{name[1]:04X}" for name in (client.sock.getsockname(), client.sock.getpeername())
+    )
+    (inode,) = (e[9] for e in tcp() if e[1].endswith(theirs) and e[2].endswith(ours))
     (found,) = (pid for pid in processes if holds(pid, inode))
     return found
 

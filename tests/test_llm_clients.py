@@ -83,7 +83,13 @@ def test_httpx_sse_sees_nothing_but_events(running: Running) -> None:
 
 
 def test_a_reload_in_the_midst_of_an_answer_lets_it_finish(tmp_path: Path) -> None:
-    with serve("gunicorn-StreamWorker", "apps.llm:app", cwd=HERE, tmp=tmp_path) as running:
+    with serve(
+        "gunicorn-StreamWorker",
+        "apps.llm:app",
+        cwd=HERE,
+        tmp=tmp_path,
+        options=["--graceful-timeout=60"],
+    ) as running:
         words = of_openai(running, "m")
         first = next(words)
         running.process.send_signal(signal.SIGHUP)

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import perf_counter
 from typing import Any
 
 import gevent
 import pytest
+from gevent import get_hub
+from gevent._hub_local import set_hub
 from gevent.socket import wait_read
 
 from vento_wsgi.turns import MAX_SLICE, turns
 
 MANY = 100
+
+
+@pytest.fixture(autouse=True)
+def own_loop() -> Iterator[None]:
+    """A hub of its own: what other tests have left in theirs has no turn here."""
+    before = get_hub()
+    set_hub(None)  # type: ignore[arg-type]
+    yield
+    get_hub().destroy(destroy_loop=True)
+    set_hub(before)
 
 
 def work() -> None:

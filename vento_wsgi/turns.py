@@ -61,12 +61,14 @@ class Turns:
         self._timer.close()
         self._timer = None
         until = perf_counter() + MAX_SLICE
-        for _ in range(len(self._waiting)):
-            if not self._waiting or perf_counter() > until:
-                break
-            self._waiting.popleft().switch()
-        if self._waiting and self._timer is None:
-            self._start()
+        try:
+            for _ in range(len(self._waiting)):
+                if not self._waiting or perf_counter() > until:
+                    break
+                self._waiting.popleft().switch()
+        finally:
+            if self._waiting and self._timer is None:
+                self._start()
 
 
 def turns() -> Turns:
