@@ -218,6 +218,30 @@ def until(condition: Callable[[], bool]) -> None:
             gevent.sleep(0.001)
 
 
+def test_a_source_is_closed_though_its_thread_is_still_busy_with_its_end() -> None:
+    taken, stopped = threading.Event(), threading.Event()
+
+    class Last(bytes):
+        def __del__(self) -> None:  # the thread drops it on its way out
+            if pump.exhausted:
+                stopped.wait(10)
+
+    def items() -> Iterator[bytes]:
+        yield Last(b"one")
+        taken.wait(10)
+
+    source = Source(items)
+    pump = threaded(source.chunks)
+    try:
+        assert pump.take() == b"one"
+        taken.set()
+        assert all_of(pump) == []
+        pump.stop(source.close)
+    finally:
+        stopped.set()
+    assert source.closed == 1
+
+
 # Whatever a source does and a writer does meanwhile.
 
 
@@ -774,7 +798,7 @@ def test_as_many_greenlets_are_kept_as_are_allowed() -> None:
     del writers
     gevent.sleep(0)
     gc.collect()
-    assert len(greenlets._sources) == MAX_SOURCES
+    assert len(greenlets._sources(gevent.get_hub())) == MAX_SOURCES
     assert sum(ref() is not None for ref in used) <= MAX_SOURCES
 
 
@@ -800,9 +824,30 @@ def test_a_kept_greenlet_holds_nothing_of_its_last_source() -> None:
 
     chunks, value = server(serve)
     gc.collect()
-    assert greenlets._sources
+    assert greenlets._sources(gevent.get_hub())
     assert chunks() is None
     assert value() is None
+
+
+def test_each_thread_that_has_a_loop_runs_its_sources_in_greenlets_of_its_own() -> None:
+    def serve() -> list[bytes]:
+        pump = beside(iter([b"a"]))
+        try:
+            return all_of(pump)
+        finally:
+            pump.stop(nothing)
+
+    taken: list[list[bytes]] = []
+
+    def run() -> None:
+        taken.extend(server(serve) for _ in "12")  # the second finds the greenlet of the first
+
+    run()
+    for _ in range(2):
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+    assert taken == [[b"a"]] * 6
 
 
 def test_a_stopped_source_leaves_no_cycle_for_the_garbage_collector() -> None:

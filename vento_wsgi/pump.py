@@ -142,9 +142,7 @@ class Threads:
 
     def take(self) -> bytes:
         if self._thread is None:
-            self._thread = threading.Thread(
-                target=self._context.run, args=(self._run,), name="vento_wsgi source", daemon=True
-            )
+            self._thread = threading.Thread(target=self._run, name="vento_wsgi source", daemon=True)
             self._thread.start()
         with self._changed:
             self._changed.wait_for(lambda: self._ready or self._over or self._woken)
@@ -171,7 +169,7 @@ class Threads:
         with self._changed:
             self._stopped = True
             if self._thread is not None and not self._over:
-                self._close = close  # for the thread, when it comes out of the source
+                self._close = close  # the thread calls it when it comes out of the source
                 self._changed.notify_all()
                 wakes = self.wakes
                 if wakes is not None:
@@ -186,24 +184,30 @@ class Threads:
         _source_of.pump = self
         error = None
         try:
-            for chunk in self._chunks:
-                with self._changed:
-                    self._changed.wait_for(lambda: self._size < MAX_BUFFER or self._stopped)
-                    if self._stopped:
-                        break
-                    self._ready.append(chunk)
-                    self._size += len(chunk)
-                    self._changed.notify_all()
-        except BaseException as caught:  # it is the writer's to deal with
+            self._context.run(self._fill)
+        except BaseException as caught:  # the writer raises it
             error = caught
+        # A context can be entered once at a time. So the thread leaves it before it says that
+        # the source is over: from then on stop() may enter it, in the writer's thread.
         with self._changed:
             self._over, self._error = True, error
+            close = self._close
             self._changed.notify_all()
-        if self._close is not None:
+        if close is not None:
             try:
-                self._close()
+                self._context.run(close)
             except Exception:
                 log.exception("closing a source failed")
+
+    def _fill(self) -> None:
+        for chunk in self._chunks:
+            with self._changed:
+                self._changed.wait_for(lambda: self._size < MAX_BUFFER or self._stopped)
+                if self._stopped:
+                    break
+                self._ready.append(chunk)
+                self._size += len(chunk)
+                self._changed.notify_all()
 
 
 _source_of = threading.local()
