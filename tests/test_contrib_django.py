@@ -440,10 +440,10 @@ def test_a_subscription_is_no_feed_where_middleware_has_replaced_it() -> None:
     of.META["vento_wsgi.park"] = True
     broker = Broker("memory://")
     response = sse(of, broker.subscribe("a"))
-    assert response.vento_feed() is not None
+    assert response.vento_body() is not None
     response = sse(of, broker.subscribe("a"))
     response.streaming_content = (part for part in response.streaming_content)
-    assert response.vento_feed() is None
+    assert response.vento_body() is None
     broker.publish("a", "one")
     assert next(iter(response)) in (b"", OPENING)
     response.close()

@@ -245,7 +245,8 @@ def _sources(hub: Any) -> list[Any]:
     try:
         return hub.vento_wsgi_sources  # type: ignore[no-any-return]
     except AttributeError:
-        hub.vento_wsgi_sources = sources = []
+        sources: list[Any] = []
+        hub.vento_wsgi_sources = sources
         return sources
 
 

@@ -58,10 +58,10 @@ class Feed:
     @staticmethod
     def of(body: object) -> Feed | None:
         """The feed that a response's body is, or stands for in the terms of a framework."""
-        if isinstance(body, Feed):
-            return body
-        stands_for: Callable[[], Feed | None] | None = getattr(body, "vento_feed", None)
-        return None if stands_for is None else stands_for()
+        stands_for: Callable[[], object] | None = getattr(body, "vento_body", None)
+        if stands_for is not None:
+            body = stands_for()
+        return body if isinstance(body, Feed) else None
 
     def __iter__(self) -> Iterator[bytes]:
         self._stream = self._make()

@@ -159,12 +159,16 @@ class _Streaming(StreamingHttpResponse):  # type: ignore[misc]
             return True
         return bool(super().has_header(header))
 
-    def vento_feed(self) -> Feed | None:
-        """The subscription to park, unless middleware has made another body of it."""
-        body = self._body.begin() if self._iterator is self._body else None
-        if not isinstance(body, Feed):
+    def vento_body(self) -> Any:
+        """The body of ours that this stands for; None if middleware has made another of it.
+
+        Called in the greenlet of the view, whose database connection is given back here.
+        """
+        if self._iterator is not self._body:
             return None
-        body.closes(self.close)
+        body = self._body.begin()
+        if isinstance(body, Feed):
+            body.closes(self.close)
         return body
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ chunk tells that a client has left or a deadline has passed, and there is no hea
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -66,43 +66,34 @@ class StreamGuard:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         call = _Call(self.wsgi_app, environ, start_response)
         if not cooperative():
-            call.make()
+            next(call)
             return self._stream(call) if call.is_stream else call.answer()
         from ..greenlets import Greenlets
 
-        run = call.run()
-        pump = Greenlets(run)
+        pump = Greenlets(call)
         try:
             pump.take()
+            if not call.is_stream:
+                call.start.send()
         except BaseException:
-            pump.stop(run.close)
+            pump.stop(call.close)
             raise
         if call.is_stream:
-            return self._stream(call, run, pump)
-        try:
-            body = call.answer()
-        except BaseException:
-            pump.stop(run.close)
-            raise
-        return body if call.as_it_is else _Aside(run, pump)
+            return self._stream(call, pump)
+        return call.lend(pump) if call.as_it_is else _Aside(call, pump)
 
-    def _stream(
-        self,
-        call: _Call,
-        run: Generator[bytes, None, None] | None = None,
-        pump: Greenlets | None = None,
-    ) -> Stream:
+    def _stream(self, call: _Call, pump: Greenlets | None = None) -> Stream:
         headers, policies = call.start.headers, self._of_others
         encoded = call.start.field("content-encoding") not in ("", "identity")
         events = call.start.field("content-type").partition(";")[0].strip() == EVENT_STREAM
         if events:
             headers += [field for field in _FOR_EVENTS if not call.start.field(field[0].lower())]
             policies = self._of_events
-        if encoded:  # there nothing of ours can be said in between
+        if encoded:  # nothing of ours can be sent between the bytes of a coding
             policies = self._of_encoded
         stream = Stream(
-            run or call.chunks(),
-            run.close if run is not None else call.close,
+            call,
+            call.close,
             call.environ,
             event_stream=events and not encoded,
             waits=pump is not None,
@@ -117,10 +108,14 @@ class StreamGuard:
         return stream
 
 
-class _Call:
-    """One call of the application, and the body that came of it.
+class _Call(Iterator[bytes]):
+    """One call of the application: an empty chunk when its head is known, then its chunks.
 
-    is_stream: whether it is to be a Stream. as_it_is: whether the server has the very object.
+    It is an iterator, not a generator, so that whatever the application raises comes out as it
+    is: gunicorn's websockets end with StopIteration, which a generator would turn into an error.
+
+    is_stream: whether the body becomes a Stream. as_it_is: whether the server gets the very
+    object that the application has returned.
     """
 
     is_stream = as_it_is = False
@@ -132,31 +127,72 @@ class _Call:
         self.wsgi_app = wsgi_app
         self.environ = environ
         self.start = _Start(start_response)
-        self._closed = False
+        self._called = self._closed = False
+        self._close: Callable[[], object] = _nothing
+        self._begun: Iterator[bytes] | None = None  # what remains of a body that was begun
+        self._chunks: Iterator[bytes] | None = None
 
-    def make(self) -> None:
-        """Call the application, and wait until it has called start_response."""
-        self.body = self.wsgi_app(self.environ, self.start)
+    def __next__(self) -> bytes:
+        if not self._called:
+            self._called = True
+            self._make()
+            return b""
         try:
-            if not self.start.status and hasattr(self.body, "__iter__"):
-                self.body = self.start.await_headers(self.body)
+            if self._chunks is None:
+                items = iter(self.body) if self._begun is None else self._begun
+                self._chunks = filter(None, map(bodies.encode, items)) if self.is_stream else items
+            return next(self._chunks)
+        except BaseException:
+            self._close_here()
+            raise
+
+    def _make(self) -> None:
+        """Call the application, and wait until it has called start_response."""
+        body = self.body = self.wsgi_app(self.environ, self.start)
+        self._close = getattr(body, "close", _nothing)
+        try:
+            self.as_it_is = self._is_the_servers()
+            if not self.as_it_is and not self.start.status:
+                self._begin()
+            self.is_stream = not self.as_it_is and self._is_stream()
         except BaseException:
             self.close()
             raise
-        wrapper = self.environ.get("wsgi.file_wrapper")
-        self.as_it_is = (
-            hasattr(self.body, "__len__")
-            or not hasattr(self.body, "__iter__")
-            or isinstance(self.body, (Stream, Feed))
-            or hasattr(self.body, "vento_feed")
-            or (isinstance(wrapper, type) and isinstance(self.body, wrapper))
-        )
-        self.is_stream = not self.as_it_is and self._is_stream()
+
+    def _is_the_servers(self) -> bool:
+        """Whether the server must get the very object: it knows it by its class or its length."""
+        body, wrapper = self.body, self.environ.get("wsgi.file_wrapper")
+        if (
+            hasattr(body, "__len__")
+            or not hasattr(body, "__iter__")
+            or isinstance(body, (Stream, Feed))
+            or (isinstance(wrapper, type) and isinstance(body, wrapper))
+        ):
+            return True
+        stands_for = getattr(body, "vento_body", None)
+        if stands_for is None:
+            return False
+        # A framework's response with a body of ours. The body begins here, in the greenlet of
+        # the view. A subscription needs no greenlet from here on.
+        ours = stands_for()
+        if isinstance(ours, Feed):
+            self.body = ours
+        return ours is not None
+
+    def _begin(self) -> None:
+        """Take items until the application calls start_response, which a generator does late."""
+        items, taken = iter(self.body), []
+        for item in items:
+            taken.append(item)
+            if self.start.status:
+                break
+        self._begun = chain(taken, items)
 
     def _is_stream(self) -> bool:
         status, field = self.start.status, self.start.field
         return not (
-            self.start.sent
+            not status
+            or self.start.sent
             or self.environ["REQUEST_METHOD"] == "HEAD"
             or status.startswith(("1", "204", "304"))
             or field("content-length")
@@ -167,44 +203,54 @@ class _Call:
     def answer(self) -> Any:
         """Start the response as the application wants it; its body."""
         try:
-            if self.start.status:
-                self.start.send()
+            self.start.send()
         except BaseException:
             self.close()
             raise
-        return self.body
+        return self.body if self._begun is None else self
 
-    def run(self) -> Generator[bytes, None, None]:
-        """All of it in one place: an empty chunk when the head is known, then the body's."""
-        self.make()
-        if self.as_it_is:
-            yield b""
-            return
-        try:
-            yield b""
-            items: Iterable[bytes] = self.chunks() if self.is_stream else self.body
-            for item in items:  # noqa: UP028 – yield from would close the body once more
-                yield item
-        finally:
+    def lend(self, pump: Greenlets) -> Any:
+        """The very body for the server, whose close() will run where the application was called.
+
+        The server knows a file wrapper or a stream by its class, so the object cannot be
+        wrapped: its close() is replaced. A body that has none frees the greenlet at once.
+        """
+
+        def close() -> None:
+            if not self._closed:
+                pump.stop(self.close)
+
+        body = self.body
+        if self._close is not _nothing and not isinstance(body, Feed):
             try:
-                self.close()
-            except Exception:
-                if not self.is_stream:
-                    raise
-                log.exception("%s: closing its body failed", route(self.environ))
+                body.close = close
+            except AttributeError:  # an object with __slots__: the server closes it
+                pass
+            else:
+                return body
+        self._closed = True
+        pump.stop(_nothing)
+        return body
 
-    def chunks(self) -> Iterator[bytes]:
-        """What a Stream is made of."""
-        return filter(None, map(bodies.encode, self.body))
+    def _close_here(self) -> None:
+        """Close the body at its end, in the greenlet or thread that has iterated it."""
+        try:
+            self.close()
+        except Exception:
+            if not self.is_stream:
+                raise
+            log.exception("%s: closing its body failed", route(self.environ))
 
     def close(self) -> None:
+        """Close the body that the application has returned; further calls do nothing."""
         if not self._closed:
             self._closed = True
-            _close(self.body)
+            close, self._close, self.body = self._close, _nothing, None
+            close()
 
 
 class _Start:
-    """start_response as the application is given it: kept until it is known what it starts."""
+    """The start_response of the application: it waits until it is known what the body is."""
 
     def __init__(self, start_response: StartResponse) -> None:
         self._start_response = start_response
@@ -233,9 +279,14 @@ class _Start:
         return self._real(data)
 
     def send(self) -> None:
-        """Start the response as the application wants it; further calls do nothing."""
+        """Start the response as the application wants it; further calls do nothing.
+
+        An application that has not called start_response, as websockets do not, starts nothing.
+        """
         if not self.sent:
-            self._real = self.take()(self.status, self.headers)
+            start_response = self.take()
+            if self.status:
+                self._real = start_response(self.status, self.headers)
 
     def take(self) -> StartResponse:
         """The server's start_response; from here on the application's calls go there."""
@@ -245,53 +296,23 @@ class _Start:
         failure, self._exc_info = self._exc_info, None
         return lambda status, headers, _=None, /: self._start_response(status, headers, failure)
 
-    def await_headers(self, body: Iterable[bytes]) -> Iterable[bytes]:
-        """The body, begun where the application calls start_response only then."""
-        items = iter(body)
-        begun = list(self._until_started(items))
-        return _Begun(body, chain(begun, items))
-
-    def _until_started(self, items: Iterator[bytes]) -> Iterator[bytes]:
-        for item in items:
-            yield item
-            if self.status:
-                return
-        if not self.status:
-            raise AssertionError("the application has not called start_response (PEP 3333)")
-
-
-class _Begun(Iterator[bytes]):
-    """A body of which the first items have been taken already."""
-
-    def __init__(self, body: Iterable[bytes], items: Iterator[bytes]) -> None:
-        self._items = items
-        self._body = body
-
-    def __next__(self) -> bytes:
-        return next(self._items)
-
-    def close(self) -> None:
-        _close(self._body)
-
 
 class _Aside(Iterator[bytes]):
-    """A body that is no stream, whose application has a greenlet of its own."""
+    """A body that is not a stream, made and closed in the greenlet of its application."""
 
-    def __init__(self, run: Generator[bytes, None, None], pump: Greenlets) -> None:
-        self._run = run
+    def __init__(self, call: _Call, pump: Greenlets) -> None:
+        self._call = call
         self._pump = pump
 
     def __next__(self) -> bytes:
         return self._pump.take()
 
     def close(self) -> None:
-        self._pump.stop(self._run.close)
+        self._pump.stop(self._call.close)
 
 
-def _close(thing: object) -> None:
-    close = getattr(thing, "close", None)
-    if close is not None:
-        close()
+def _nothing() -> None:
+    return
 
 
 def _too_late(_: bytes) -> object:
