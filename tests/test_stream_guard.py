@@ -11,6 +11,7 @@ import re
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from itertools import count
@@ -236,6 +237,47 @@ def test_djangos_database_connections_are_closed_when_the_stream_has_ended(
         reads(raw, FIRST)
         assert told()["connections"] == 1
     eventually(lambda: told()["connections"] == 0)
+
+
+ASKING = [
+    *("text", "file", "memory", "stream", "breaks"),
+    *("our-stream", "our-breaks", "our-list", "our-sse", "our-file"),
+]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("name", ASKING)
+@pytest.mark.parametrize("where", ["bare", "guarded", "nested"])
+def test_django_finishes_a_request_where_its_view_was_called(
+    server: Running, told: Told, where: str, name: str, method: str
+) -> None:
+    times = 10
+    before = Counter(told()["finished"])
+    for _ in range(times):
+        ask(server, f"/{where}/django/asking/{name}", method=method)
+    finished = {"in its place": times}
+    eventually(
+        lambda: Counter(told()["finished"]) - before == finished and told()["connections"] == 0,
+        explain=lambda: str(told()),
+    )
+
+
+@under_gevent
+@pytest.mark.parametrize("where", ["bare", "guarded", "nested"])
+@pytest.mark.parametrize("name", ["our-waits", "our-news"])
+def test_a_stream_of_django_holds_no_connection_while_it_waits(
+    server: Running, told: Told, where: str, name: str
+) -> None:
+    eventually(lambda: told()["connections"] == 0)
+    before = Counter(told()["finished"])
+    with ExitStack() as stack:
+        for _ in range(5):
+            raw = stack.enter_context(connect(server))
+            raw.request("GET", f"/{where}/django/asking/{name}")
+            assert raw.read_piece()
+        assert told()["connections"] == 0
+    eventually(lambda: (Counter(told()["finished"]) - before).total() == 5)
+    assert told()["connections"] == 0
 
 
 # Streams.

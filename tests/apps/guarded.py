@@ -23,6 +23,7 @@ import falcon
 import flask
 from apps import legacy
 from django.conf import settings  # type: ignore[import-untyped]
+from django.core.signals import request_finished  # type: ignore[import-untyped]
 from django.core.wsgi import get_wsgi_application  # type: ignore[import-untyped]
 from django.db import connection  # type: ignore[import-untyped]
 from django.http import (  # type: ignore[import-untyped]
@@ -35,7 +36,8 @@ from pyramid.config import Configurator  # type: ignore[import-untyped, unused-i
 from pyramid.response import Response as PyramidResponse  # type: ignore[import-untyped, unused-ignore]
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
-from vento_wsgi import create_app, create_router
+from vento_wsgi import Broker, create_app, create_router
+from vento_wsgi.contrib import django as in_django
 from vento_wsgi.middleware import StreamGuard
 
 if TYPE_CHECKING:
@@ -225,6 +227,9 @@ with Configurator() as config:
 
 
 DATABASE = os.path.join(tempfile.mkdtemp(), "database")
+DATA = os.path.join(os.path.dirname(DATABASE), "data.txt")
+with open(DATA, "wb") as file:
+    file.write(legacy.content(0, 300_000))
 
 settings.configure(
     ALLOWED_HOSTS=["*"],
@@ -232,6 +237,42 @@ settings.configure(
     SECRET_KEY="of the tests",
     DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": DATABASE}},
 )
+
+
+broker = Broker("memory://")
+view = threading.local()
+finished: defaultdict[str, int] = defaultdict(int)
+"""How many requests of Django were finished in the thread or greenlet of their view."""
+
+
+def note_finished(**_options: Any) -> None:
+    finished["in its place" if hasattr(view, "called") else "elsewhere"] += 1
+    vars(view).clear()
+
+
+request_finished.connect(note_finished)
+
+ASKING: dict[str, Callable[[Any], Any]] = {
+    "text": lambda _: HttpResponse("text"),
+    "file": lambda _: FileResponse(open(DATA, "rb")),  # noqa: SIM115 – Django closes it
+    "memory": lambda _: FileResponse(BytesIO(b"memory")),
+    "stream": lambda _: StreamingHttpResponse(ready()),
+    "breaks": lambda _: StreamingHttpResponse(fails()),
+    "our-stream": lambda request: in_django.stream(request, ready()),
+    "our-breaks": lambda request: in_django.stream(request, fails()),
+    "our-list": lambda request: in_django.stream(request, [b"one", b"two"]),
+    "our-sse": lambda request: in_django.sse(request, [{"n": 1}]),
+    "our-file": lambda request: in_django.file(request, DATA),
+    "our-waits": lambda request: in_django.stream(request, waits(), "text/plain"),
+    "our-news": lambda request: in_django.sse(request, broker.subscribe("news")),
+}
+
+
+def django_asks(request: Any, name: str) -> Any:
+    """A page that has used the database, and then answers by `name`."""
+    view.called = True
+    select()
+    return ASKING[name](request)
 
 
 def django_view(request: Any, name: str) -> Any:
@@ -264,7 +305,10 @@ def select() -> bytes:
         return cursor.fetchone()[0].encode()  # type: ignore[no-any-return]
 
 
-urlpatterns = [re_path("^(?P<name>[a-z-]+)$", django_view)]
+urlpatterns = [
+    re_path("^(?P<name>[a-z-]+)$", django_view),
+    re_path("^asking/(?P<name>[a-z-]+)$", django_asks),
+]
 
 
 # And a stream of ours, guarded though it needs no guard.
@@ -299,7 +343,9 @@ def tell(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[by
     names = [target_of(fd) for fd in os.listdir("/proc/self/fd")]
     about = vars(told[environ["QUERY_STRING"]])
     database = sum(DATABASE in name for name in names)
-    return legacy.answer(json.dumps({**about, "connections": database}), start_response)
+    return legacy.answer(
+        json.dumps({**about, "connections": database, "finished": finished}), start_response
+    )
 
 
 def target_of(fd: str) -> str:
@@ -382,10 +428,6 @@ class Where:
         self.seen.append(threading.get_ident())
         note(f"{len(self.seen)} in {len(set(self.seen))}")
 
-
-DATA = os.path.join(os.path.dirname(DATABASE), "data.txt")
-with open(DATA, "wb") as file:
-    file.write(legacy.content(0, 300_000))
 
 FRAMEWORKS: dict[str, Any] = {
     "flask": _flask,
