@@ -28,12 +28,21 @@ from .turns import MAX_SLICE, turns
 
 __all__ = ["Greenlets"]
 
+_Interruption: Any = type("GeneratorExit", (GeneratorExit, SystemExit), {})
+"""What a source is interrupted with: a GeneratorExit to all that it passes through.
+
+It is a SystemExit as well, without a code. That is the one exception that Sentry's middleware
+does not report, and such middleware may be what runs in the source's greenlet.
+"""
+
 MAX_SOURCES = 64
 """Greenlets kept for the next source: each holds some 20 KB, and few streams end at a time."""
 
 
 class Greenlets:
     """The source runs in a greenlet beside the writer's. See the theory above.
+
+    context: what the source runs in; by default a copy of the current one.
 
     Until a Stream says how it is to flow, each chunk is one take.
     """
@@ -62,12 +71,12 @@ class Greenlets:
         "_writer",
     )
 
-    def __init__(self, chunks: Iterator[bytes]) -> None:
+    def __init__(self, chunks: Iterator[bytes], context: contextvars.Context | None = None) -> None:
         self._chunks: Any = chunks
         self._most = 0
         self._idle: Any = _nothing
         self._hub: Any = get_hub()
-        self._context = contextvars.copy_context()
+        self._context = contextvars.copy_context() if context is None else context
         self._source: Any = None  # from the first take() on
         self._over = False
         self._writer: greenlet | None = None
@@ -96,6 +105,9 @@ class Greenlets:
         return self._size
 
     # in the writer's greenlet
+
+    def report(self, function: Callable[[], object]) -> None:
+        self._context.run(function)
 
     def take(self) -> bytes:
         if not self._ready and not self._over:
@@ -146,7 +158,7 @@ class Greenlets:
             self._close = close
             self._writer = getcurrent()
             try:
-                self._source.throw(GeneratorExit)
+                self._source.throw(_Interruption)
                 while not self._over:  # its finally blocks may wait
                     self._hub.switch()
             finally:

@@ -65,6 +65,11 @@ class Pump(Protocol):
     def wake(self) -> None:
         """Have a take() that waits return b""; from the loop, or from another thread."""
 
+    def report(self, function: Callable[[], object]) -> None:
+        """Call it in the context of the source, which has failed: a log record has more there,
+        and error trackers keep there what they have reported already.
+        """
+
     def stop(self, close: Callable[[], object]) -> None:
         """Interrupt the source where it waits, and call `close` when it has stopped; once."""
 
@@ -100,6 +105,9 @@ class InPlace:
 
     def wake(self) -> None:
         return
+
+    def report(self, function: Callable[[], object]) -> None:
+        function()
 
     def stop(self, close: Callable[[], object]) -> None:
         close()
@@ -164,6 +172,9 @@ class Threads:
         with self._changed:
             self._woken = True
             self._changed.notify_all()
+
+    def report(self, function: Callable[[], object]) -> None:
+        self._context.run(function)
 
     def stop(self, close: Callable[[], object]) -> None:
         with self._changed:

@@ -35,6 +35,7 @@ import math
 import time
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from werkzeug.exceptions import ClientDisconnected
@@ -317,7 +318,8 @@ class Stream(Account, Iterator[bytes]):
         raise self._end()
 
     def _failed(self, error: BaseException) -> bytes:
-        log.error("%s failed in mid-stream", self.route, exc_info=error)
+        say = partial(log.error, "%s failed in mid-stream", self.route, exc_info=error)
+        self._pump.report(say)
         self._stop(CloseReason.FAILED)
         if self._between_events():
             self._failed_at = time.monotonic()

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import Context, copy_context
 from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -70,13 +71,15 @@ class StreamGuard:
             return self._stream(call) if call.is_stream else call.answer()
         from ..greenlets import Greenlets
 
-        pump = Greenlets(call)
+        context = copy_context()
+        pump = Greenlets(call, context)
         try:
             pump.take()
             if not call.is_stream:
                 call.start.send()
         except BaseException:
             pump.stop(call.close)
+            _adopt(context)
             raise
         if call.is_stream:
             return self._stream(call, pump)
@@ -309,6 +312,17 @@ class _Aside(Iterator[bytes]):
 
     def close(self) -> None:
         self._pump.stop(self._call.close)
+
+
+def _adopt(context: Context) -> None:
+    """Set the variables here as they are in `context`.
+
+    The error of a call is handled outside. Error trackers keep in a variable what they have
+    reported already.
+    """
+    for variable, value in context.items():
+        if variable.get(context) is not value:
+            variable.set(value)
 
 
 def _nothing() -> None:
