@@ -320,6 +320,18 @@ def test_a_client_that_leaves_ends_its_stream_where_it_waits(
 
 
 @under_gevent
+@pytest.mark.parametrize("where", ["guarded", "nested"])
+def test_a_departure_is_noticed_where_the_application_has_waited_before_its_head(
+    server: Running, told: Told, where: str
+) -> None:
+    with connect(server) as raw:
+        raw.request("GET", f"/{where}/plain/thinks", told.field)
+        reads(raw, FIRST)
+    told.wait("endings", "disconnected")
+    assert sorted(told()["notes"]) == ["GeneratorExit", "closed"]
+
+
+@under_gevent
 @of_each_framework
 def test_a_client_that_stops_reading_is_given_up(
     server: Running, told: Told, framework: str

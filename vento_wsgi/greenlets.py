@@ -86,14 +86,14 @@ class Greenlets:
         self._full = False  # it was held because its buffer was full
         self._held = True  # the source goes on when the writer switches to it
         self._since = 0  # the loop's iteration in which the writer began to wait
-        self._tells = True  # who is idle, whenever there is nothing ready
+        self._tells = True  # call _idle when the source waits and nothing is ready
         self._stopped = False
         self._close: Callable[[], object] | None = None  # for the source, when it is stopped
         self._error: BaseException | None = None
         self._turn = perf_counter()  # when the loop is known to have had its turn
 
     def flow(self, idle: Callable[[], bool], *, each: bool) -> None:
-        self._idle = idle
+        self._idle, self._tells = idle, True  # the source may have waited before it had a Stream
         self._most = 0 if each else MAX_BUFFER
 
     @property

@@ -372,6 +372,10 @@ def plain(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[b
             return late(start_response, fields)
         case "/late-sized":
             return late(start_response, [*fields, ("Content-Length", "9")])
+        case "/thinks":  # as with a query of a database
+            time.sleep(0.001)
+            start_response("200 OK", fields)
+            return Source(waits)
         case "/restarted":
             start_response("200 OK", fields)
             try:
