@@ -145,7 +145,6 @@ def traced(app: WSGIApplication) -> WSGIApplication:
 ORDERS: dict[str, Callable[[Any], Any]] = {
     "sentry": SentryWsgiMiddleware,
     "traced": traced,
-    "both": lambda app: SentryWsgiMiddleware(traced(app)),
     "sentry-guard": lambda app: SentryWsgiMiddleware(StreamGuard(app)),
     "guard-sentry": lambda app: StreamGuard(SentryWsgiMiddleware(app)),
     "traced-guard": lambda app: traced(StreamGuard(app)),
