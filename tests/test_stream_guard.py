@@ -211,6 +211,17 @@ def test_the_application_is_called_iterated_and_closed_in_one_place(
     told.wait("notes", "5 in 1")
 
 
+@pytest.mark.parametrize("kind", ["list", "file", "slots"])
+@pytest.mark.parametrize("where", ["bare", "guarded", "nested"])
+def test_a_body_that_the_server_gets_as_it_is_is_closed_where_it_was_made(
+    server: Running, told: Told, where: str, kind: str
+) -> None:
+    body = ask(server, f"/{where}/plain/where-{kind}", told.field)[1]
+    assert body == Body(b"one", complete=True)
+    # the close() of an object with __slots__ cannot be replaced
+    told.wait("notes", "closed" if kind == "slots" else "closed there")
+
+
 @of_each_framework
 @pytest.mark.parametrize("where", ["bare", "guarded"])
 def test_a_generator_reads_the_request_of_its_framework(

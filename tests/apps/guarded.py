@@ -227,6 +227,61 @@ with Configurator() as config:
 
 
 DATABASE = os.path.join(tempfile.mkdtemp(), "database")
+
+
+class Placed:
+    """Notes whether it is closed in the thread or greenlet in which it was made."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.made = threading.get_ident()
+
+    def close(self) -> None:
+        note(f"closed {'there' if self.made == threading.get_ident() else 'elsewhere'}")
+
+
+class PlacedList(Placed, list[bytes]):
+    pass
+
+
+class PlacedFile(Placed):
+    def __init__(self, *chunks: bytes) -> None:
+        super().__init__()
+        self.chunks = [*chunks]
+
+    def read(self, _size: int = -1) -> bytes:
+        return self.chunks.pop() if self.chunks else b""
+
+
+class Slots:
+    """A sequence whose close() cannot be replaced."""
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter([b"one"])
+
+    def close(self) -> None:
+        note("closed")
+
+
+def placed(
+    environ: WSGIEnvironment, start_response: StartResponse, fields: list[tuple[str, str]]
+) -> Iterable[bytes]:
+    """A body that the server gets as it is."""
+    start_response("200 OK", [*fields, ("Content-Length", "3")])
+    match environ["PATH_INFO"]:
+        case "/where-list":
+            return PlacedList([b"one"])
+        case "/where-slots":
+            return Slots()
+        case _:
+            return environ["wsgi.file_wrapper"](PlacedFile(b"one"))  # type: ignore[no-any-return]
+
+
 DATA = os.path.join(os.path.dirname(DATABASE), "data.txt")
 with open(DATA, "wb") as file:
     file.write(legacy.content(0, 300_000))
@@ -401,6 +456,8 @@ def plain(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[b
             raise RuntimeError("broken")
         case "/never":
             return [b"no head"]
+        case "/where-list" | "/where-slots" | "/where-file":
+            return placed(environ, start_response, fields)
         case "/where":  # the same greenlet or thread for all of it
             return Where(start_response, [*fields, *(("Content-Length", n) for n in query["size"])])
     start_response("404 Not Found", fields)

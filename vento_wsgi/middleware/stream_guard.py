@@ -10,11 +10,15 @@ in mid-stream breaks the connection off, and where the content type is text/even
 are a heartbeat, an ``error`` event, a clean end when the worker stops, and the headers that
 proxies need. All other responses are left as they are, and so are those sent by ``write()``.
 
-Under gevent the application runs in a greenlet of its own, from its call to the ``close()`` of
-its body, since the server's greenlet waits and writes. What frameworks keep by thread (Bottle's
-request, Django's database connections) is kept by greenlet there, so one and the same must call
-the application, iterate its body and close it. So without gevent it stays in its thread: the next
-chunk tells that a client has left or a deadline has passed, and there is no heartbeat.
+Under gevent the application runs in a greenlet of its own, since the server's greenlet waits and
+writes. Frameworks keep things by thread (Bottle's request, Django's database connections), which
+gevent makes things by greenlet. So one greenlet calls the application, iterates its body and
+closes it, also where the server gets the very object that the application has returned. There are
+two exceptions: a subscription that is parked ends where the worker ends it, as without the guard,
+and an object whose close() cannot be replaced is closed by the server's greenlet.
+
+Without gevent the application stays in its thread: a departure or a deadline is noticed at the
+next chunk, and there is no heartbeat.
 """
 
 from __future__ import annotations
