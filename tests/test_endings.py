@@ -325,6 +325,14 @@ def app(environ, start_response):
 """
 
 
+@on(*GEVENT)
+def test_what_a_source_keeps_by_thread_ends_with_it(running: Running) -> None:
+    for user in ("ada", "bob", "eve"):
+        with connect(running, 30) as raw:
+            raw.request("GET", f"/local?user={user}")
+            assert raw.read_all() == Body(b"nobody\ndone\n", complete=True)
+
+
 # Writes have limits.
 
 

@@ -19,6 +19,7 @@ import contextvars
 from collections.abc import Callable, Iterator
 from time import perf_counter
 from typing import Any, ClassVar
+from weakref import getweakrefcount
 
 from gevent import get_hub
 from greenlet import getcurrent, greenlet
@@ -273,7 +274,8 @@ def _source(hub: Any, sources: list[Any]) -> Any:
             me: Any = getcurrent()
             back = me.pump.run()
             me.pump = me.gr_context = None
-            if len(sources) >= MAX_SOURCES:
+            # a threading.local of the last source refers to it: the next one must not see that
+            if len(sources) >= MAX_SOURCES or getweakrefcount(me):
                 me.parent = back
                 return
             sources.append(me)

@@ -19,6 +19,7 @@ from vento_wsgi import Broker, Context, Response, create_app, create_router
 
 router = create_router()
 broker = Broker("memory://")
+kept = threading.local()
 going: defaultdict[str, threading.Event] = defaultdict(threading.Event)
 seen: list[str] = []
 
@@ -88,6 +89,16 @@ def news(ctx: Context) -> Response:
 @router.get("/marked/<how>")
 def marked(ctx: Context) -> Response:
     return ctx.stream(iter(MARKED[ctx.params["how"]]), "text/event-stream")
+
+
+@router.get("/local")
+def local(ctx: Context) -> Response:
+    def chunks() -> Iterator[str]:
+        yield f"{getattr(kept, 'user', 'nobody')}\n"
+        kept.user = ctx.query["user"]
+        yield "done\n"
+
+    return ctx.stream(chunks(), "text/plain")
 
 
 @router.get("/large/<kind>")
