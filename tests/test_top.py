@@ -30,6 +30,7 @@ from vento_wsgi.server.drain import KEPT, Drain
 from vento_wsgi.server.screen import screen
 from vento_wsgi.server.status import folder, is_private
 from vento_wsgi.stream import Stream
+from vento_wsgi.terminal import width
 
 Top = Callable[..., Any]
 
@@ -204,6 +205,140 @@ def test_another_user_is_refused_also_where_the_folder_was_opened(home: Path) ->
     assert asked() == "PermissionError"
     path.chmod(0o666)
     assert asked() in ("0", "ConnectionResetError")
+
+
+@pytest.fixture
+def hostile(home: Path, server: Running) -> Iterator[Path]:
+    """The folder of another user, full of sockets and of what is none."""
+    if os.geteuid() != 0:
+        pytest.skip("only root looks at the sockets of other users")
+    home.chmod(0o711)
+    folder = home / "vento-wsgi-65534"
+    folder.mkdir(mode=0o700)
+    os.chown(folder, 65534, 65534)
+    source = (HERE / "apps" / "hostile_workers.py").read_text()
+    arguments = [str(folder), str(server.pid), str(home / "vento-wsgi")]
+    with subprocess.Popen(
+        ["/usr/bin/python3", "-c", source, *arguments],
+        user=65534,
+        group=65534,
+        extra_groups=[],
+        cwd="/",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        try:
+            yield folder
+        finally:
+            process.stdin.close()
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command as a process, which ends by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "vento_wsgi", "top", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": tempfile.gettempdir()},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.usefixtures("hostile")
+def test_no_other_user_keeps_root_from_its_own_servers(server: Running) -> None:
+    with ExitStack() as stack:
+        opened(stack, server, "/waits/a").read_head()
+        for arguments in ([], [str(server.pid)], [f":{server.port}"]):
+            done = command("--json", *arguments)
+            assert (done.returncode, done.stderr) == (0, "")
+            told = json.loads(done.stdout)
+            assert (told["master"], told["name"]) == (server.pid, "top_app:app")
+            assert len(told["workers"]) == 2, "no other user's among them"
+            assert [worker.get("blocked") for worker in told["workers"]] == [None] * 2
+            assert list(rows(told)) == ["<name>"]
+        done = command("--once")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "GET /waits/<name>" in done.stdout
+
+
+def test_what_other_users_say_is_shown_to_root_escaped_and_bounded(hostile: Path) -> None:
+    names = [path.stem.partition("-") for path in hostile.glob("*-*.sock") if path.is_socket()]
+    master = max({name[0] for name in names}, key=[name[0] for name in names].count)
+    done = command("--json", master)
+    assert (done.returncode, done.stderr) == (0, "")
+    told = json.loads(done.stdout, parse_constant=pytest.fail)
+    workers = told["workers"]
+    assert {worker["master"] for worker in workers if "master" in worker} == {int(master)}
+    silent = [worker for worker in workers if "blocked" in worker]
+    assert len(silent) == 3, "it takes no connection, says nothing, or trickles"
+    assert len([worker for worker in workers if "unclear" in worker]) == 20
+    (good,) = [worker for worker in workers if "rows" in worker]
+    assert len(good["rows"]) == 500
+    done = command("--once", master)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.isprintable() or all(map(str.isprintable, done.stdout.split("\n")))
+    assert "evil\\x1b[31m" in done.stdout
+
+
+@pytest.mark.usefixtures("hostile", "server")
+def test_a_user_who_is_not_root_is_shown_no_other_users_streams(home: Path) -> None:
+    code = "import os, sys; from pathlib import Path; from vento_wsgi.cli import main; "
+    code += "from vento_wsgi.server import top; os.setgroups([]); os.setgid(65533); "
+    code += "os.setuid(65533); sys.exit(main(['top', '--json', *sys.argv[1:]]))"
+    for more in ({}, {"XDG_RUNTIME_DIR": str(home)}):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(home), **more},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 2, done.stderr
+        assert "no server with StreamWorkers runs" in done.stderr
+        assert done.stdout == ""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+@pytest.mark.parametrize("name", ["vento-wsgi-0", "vento-wsgi-65533"])
+def test_a_folder_that_is_not_of_the_user_in_its_name_is_not_looked_at(
+    name: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    place = home / name
+    place.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(place / f"{os.getppid()}-{os.getpid()}.sock"))
+        listening.listen()
+        os.chown(place, 65534, 65534)
+        assert main(["top", "--json"]) == 2
+        assert "no server with StreamWorkers runs" in capsys.readouterr().err
+        listening.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+
+
+def test_a_worker_that_answers_nothing_does_not_hide_the_others(
+    server: Running, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(str(home / "vento-wsgi" / f"{server.pid}-1.sock"))
+        mute.listen()
+        for name in ([], [str(server.pid)], [f":{server.port}"]):
+            assert main(["top", "--json", *name]) == 0
+            workers = json.loads(capsys.readouterr().out)["workers"]
+            assert [worker["worker"] for worker in workers if "blocked" in worker] == [1]
+            assert len([worker for worker in workers if "rows" in worker]) == 2
+        (home / "vento-wsgi" / f"{server.pid}-1.sock").unlink()
+
+
+def test_folders_and_sockets_are_private_under_any_umask(home: Path, tmp_path: Path) -> None:
+    with started(tmp_path, "--workers=1", "--umask=0") as running:
+        eventually(lambda: len(sockets(home)) == 1, explain=running.log)
+        assert stat.S_IMODE((home / "vento-wsgi").stat().st_mode) == 0o700
+        assert [stat.S_IMODE(path.stat().st_mode) for path in sockets(home)] == [0o600]
 
 
 def test_nothing_is_left_behind(home: Path, tmp_path: Path) -> None:
@@ -405,6 +540,24 @@ def test_nothing_that_clients_sent_reaches_the_terminal_raw() -> None:
     evil = "\x1b]0;x\x07\x9b31m\r\n\u202e"
     said = screen(told(1.0, route=evil, forwarded=evil, client=evil), told(0.0), 200, 50)
     assert all(character.isprintable() for line in said.split("\n") for character in line)
+
+
+def test_wide_letters_do_not_shift_the_table() -> None:
+    now = told(1.0)
+    (row,) = now["workers"][0]["rows"]
+    now["workers"][0]["rows"] = [
+        {**row, "key": str(number), "forwarded": forwarded, "route": "GET /end"}
+        for number, forwarded in enumerate(
+            ("\u6771\u4eac", "x", "e\u0301\u0301", "\u05d0", "\ufe0f")
+        )
+    ]
+    shown = screen(now, told(0.0), 200, 50).splitlines()
+    places = {width(line[: line.index("GET /end")]) for line in shown if "GET /end" in line}
+    assert places == {width(shown[2][: shown[2].index("ROUTE")])}
+    for columns in (10, 61, 62, 63, 80):
+        assert all(
+            width(line) <= columns for line in screen(now, told(0.0), columns, 50).split("\n")
+        )
 
 
 def test_few_endings_are_remembered_and_no_stream_for_their_sake() -> None:

@@ -1,14 +1,16 @@
 """Screen: what ``vento-wsgi top`` shows, as lines of text.
 
-Routes may hold what clients have sent, so that nothing of them reaches a terminal but what can
-be printed.
+Clients choose what stands in a path or in X-Forwarded-For, so each cell is made safe to print
+before it is measured.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["clean", "screen"]
+from ..terminal import cut, safe, width
+
+__all__ = ["screen"]
 
 ENDED = 8
 """Endings that are shown, if there is room for the streams as well."""
@@ -29,17 +31,17 @@ def screen(now: dict[str, Any], before: dict[str, Any], columns: int, lines: int
         (
             {**end, "worker": worker["worker"]}
             for worker in now["workers"]
-            for end in _of(worker, "ended")
+            for end in worker.get("ended", [])
         ),
         key=lambda end: float(end["ago"]),
     )
-    head = [_title(now, rows), *_blocked(now), ""]
+    head = [_title(now, rows), *_silent(now), ""]
     below = _table(ENDINGS, ended[: min(ENDED, max(2, lines // 3))])
     room = max(1, lines - len(head) - (len(below) + 1 if ended else 0) - 1)
     shown = [*head, *_table(STREAMS, rows[:room])]
     if ended:
         shown += ["", *below]
-    return "".join(f"{clean(line)[:columns].rstrip()}\n" for line in shown[:lines])
+    return "".join(f"{cut(line, columns).rstrip()}\n" for line in shown[:lines])
 
 
 def _title(now: dict[str, Any], rows: list[dict[str, Any]]) -> str:
@@ -55,14 +57,18 @@ def _title(now: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         f"{count} stream{'s' * (count != 1)}",
         f"{_size(rate)}/s",
     ]
-    return ", ".join(filter(None, told))
+    return safe(", ".join(filter(None, told)), 1000)
 
 
-def _blocked(now: dict[str, Any]) -> list[str]:
+def _silent(now: dict[str, Any]) -> list[str]:
     return [
-        f"worker {worker['worker']} does not answer: something keeps its loop from its turn"
+        f"worker {worker['worker']} {why}"
+        for why, sign in (
+            ("does not answer: something keeps its loop from its turn", "blocked"),
+            ("says what is not understood: is it of another version?", "unclear"),
+        )
         for worker in now["workers"]
-        if worker.get("blocked")
+        if worker.get(sign)
     ]
 
 
@@ -70,13 +76,8 @@ def _rows(told: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         {**row, "worker": worker["worker"], "key": f"{worker['worker']}-{row['key']}"}
         for worker in told["workers"]
-        for row in _of(worker, "rows")
+        for row in worker.get("rows", [])
     ]
-
-
-def _of(worker: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    found = worker.get(name, [])
-    return found if isinstance(found, list) else []
 
 
 def _client(row: dict[str, Any]) -> str:
@@ -112,9 +113,12 @@ ENDINGS = {
 
 
 def _table(columns: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
-    cells = [list(columns), *([tell(row) for tell in columns.values()] for row in rows)]
-    widths = [max(len(row[place]) for row in cells) for place in range(len(columns))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in cells]
+    cells = [list(columns), *([safe(tell(row)) for tell in columns.values()] for row in rows)]
+    widths = [max(width(row[place]) for row in cells) for place in range(len(columns))]
+    return [
+        "  ".join(cell + " " * (wide - width(cell)) for cell, wide in zip(row, widths))
+        for row in cells
+    ]
 
 
 def _size(count: float) -> str:
@@ -131,8 +135,3 @@ def _time(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60:.0f}m{seconds % 60:02.0f}s"
     return f"{seconds // 3600:.0f}h{seconds % 3600 // 60:02.0f}m"
-
-
-def clean(line: str) -> str:
-    """`line` without what a terminal would obey."""
-    return "".join(c if c.isprintable() else "?" for c in line)

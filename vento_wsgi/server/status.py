@@ -1,8 +1,9 @@
 """Status: the streams of a worker, shown to the user whose worker it is.
 
-Each worker listens at a Unix socket, in a folder that only its user may enter, and tells
-whoever connects what its streams do. Nothing is counted for that while the streams run: it is
-read from them when somebody asks, in steps, between which the loop has its turn.
+Each worker listens at a Unix socket, in a folder that only its user and root may enter, and
+sends the state of its streams to each of their processes that connects. Nothing is counted for
+this while the streams run: it is read from them on request, in steps, and the loop has its turn
+between the steps.
 """
 
 from __future__ import annotations
@@ -27,13 +28,16 @@ from ..account import Snapshot
 if TYPE_CHECKING:
     from .drain import Drain
 
-__all__ = ["Status", "folder", "is_private", "sweep"]
+__all__ = ["ROWS", "Status", "folder", "is_private", "peer_of", "shared", "sweep"]
 
 ROWS = 500
 """Streams that are shown one by one, of a worker: those with the most to send, and sent."""
 
 STEP = 500
 """Streams that are looked at between two turns of the loop: a millisecond or two."""
+
+ROUTE = 200
+"""Characters of a route that are told: top needs a bound for the whole answer."""
 
 LONGEST = 70
 """Characters of the folder: with the names in it, a socket's address has 107 at most."""
@@ -46,23 +50,29 @@ def folder() -> Path:
     """Where the sockets of this user's workers are."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     fits = os.path.isabs(runtime) and len(os.fsencode(runtime)) <= LONGEST
-    if fits and _is_folder(runtime, 0o022):
+    uid = os.geteuid()
+    if fits and _is_folder(runtime, uid, 0o022):
         return Path(runtime, "vento-wsgi")
-    return Path(tempfile.gettempdir(), f"vento-wsgi-{os.geteuid()}")
+    return shared(uid)
 
 
-def is_private(path: Path, *, of_anybody: bool = False) -> bool:
-    """Whether it is a folder that nobody but this user, or `of_anybody` one user, may enter."""
-    return _is_folder(path, 0o077, of_anybody)
+def shared(uid: int) -> Path:
+    """The folder of a user's sockets among the temporary files of all users."""
+    return Path(tempfile.gettempdir(), f"vento-wsgi-{uid}")
 
 
-def _is_folder(path: str | Path, closed: int, of_anybody: bool = False) -> bool:
+def is_private(path: Path, uid: int | None = None) -> bool:
+    """Whether it is a folder that only one user may enter: this one, or `uid`."""
+    return _is_folder(path, os.geteuid() if uid is None else uid, 0o077)
+
+
+def _is_folder(path: str | Path, uid: int, closed: int) -> bool:
+    """Whether it is a folder that belongs to `uid`, without the permissions `closed`."""
     try:
-        found = os.lstat(path)  # no link: whoever made it would say where it leads
+        found = os.lstat(path)  # a link may lead anywhere, and may be changed at any time
     except OSError:
         return False
-    ours = of_anybody or found.st_uid == os.geteuid()
-    return stat.S_ISDIR(found.st_mode) and ours and not found.st_mode & closed
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == uid and not found.st_mode & closed
 
 
 def sweep(path: Path) -> None:
@@ -138,7 +148,7 @@ class Status:
     def _answer(self, client: Any) -> None:
         with client:
             try:
-                if _uid_of(client) in (0, os.geteuid()):
+                if peer_of(client)[1] in (0, os.geteuid()):
                     client.settimeout(PATIENCE)
                     client.sendall(json.dumps(self._told()).encode())
             except OSError:
@@ -173,8 +183,8 @@ class Status:
         now = monotonic()
         return [
             {
-                "route": route,
-                "reason": reason and str(reason),
+                "route": route[:ROUTE],
+                "reason": str(reason or ""),
                 "bytes": sent,
                 "seconds": round(until - since, 3),
                 "ago": round(now - until, 3),
@@ -191,13 +201,17 @@ def _listening(path: Path) -> Any:
     if not is_private(path.parent):
         raise PermissionError(errno.EPERM, "it is not this user's alone", str(path.parent))
     sweep(path.parent)
-    path.unlink(missing_ok=True)  # of a worker that had this number
+    # Before listen() a socket refuses connections, as that of a killed worker does. So it gets
+    # the name that sweep() looks at when it listens.
+    unready = path.with_suffix(".new")
+    unready.unlink(missing_ok=True)  # of a killed worker that had the same number
     listening = cooperative.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        os.fchmod(listening.fileno(), 0o600)  # what Linux makes the name with
-        listening.bind(str(path))
-        path.chmod(0o600)
+        os.fchmod(listening.fileno(), 0o600)  # Linux makes the name with these permissions
+        listening.bind(str(unready))
+        unready.chmod(0o600)
         listening.listen(8)
+        unready.rename(path)
     except BaseException:
         listening.close()
         raise
@@ -211,7 +225,7 @@ def _largest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _row(key: int, live: Snapshot, now: float) -> dict[str, Any]:
     return {
         "key": f"{key:x}-{live.since}",
-        "route": live.route,
+        "route": live.route[:ROUTE],
         "client": _client(live.sock),
         "forwarded": live.forwarded[:80],
         "age": round(now - live.since, 3),
@@ -243,10 +257,14 @@ def _unsent(sock: Any) -> int:
     return int(count)
 
 
-def _uid_of(client: Any) -> int:
-    """Whose process is at the other end; the folder has asked that already."""
+def peer_of(sock: Any) -> tuple[int, int]:
+    """The process and the user at the other end of a Unix socket, as the kernel knows them.
+
+    Where the kernel does not tell (macOS), the permissions of the folder have to do.
+    """
     if not hasattr(socket, "SO_PEERCRED"):
-        return os.geteuid()
+        return 0, os.geteuid()
     size = struct.calcsize("3i")
-    _, uid, _ = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
-    return int(uid)
+    told = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    pid, uid, _ = struct.unpack("iII", told)
+    return pid, uid

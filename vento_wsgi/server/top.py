@@ -1,35 +1,76 @@
-"""``vento-wsgi top``: what the streams of a running server do, from its workers' sockets."""
+"""``vento-wsgi top``: what the streams of a running server do, from its workers' sockets.
+
+Root sees the workers of all users, so whatever a user's folder holds is taken for hostile: the
+folder has to belong to the user in its name, and the process at the other end to that user.
+All workers are asked at once, with one deadline. Of their answers only what has the expected
+type and size is kept. So a worker that does not answer, or says nonsense, costs no more than
+its own line.
+"""
 
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
+import re
 import select
+import selectors
 import shutil
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..exceptions import NotExamined
-from .screen import clean, screen
-from .status import folder, is_private, sweep
+from ..terminal import safe, write
+from .screen import screen
+from .status import ROWS, folder, is_private, peer_of, shared, sweep
 
 __all__ = ["add"]
 
 PATIENCE = 3.0
-"""Seconds for a worker to answer: one that does not is kept from its loop by something."""
+"""Seconds for all workers to answer: a worker that does not is kept from its loop by something."""
 
-LONGEST = 16 * 1024 * 1024
-"""Bytes of an answer: many times what ROWS streams take."""
+LONGEST = 2 * 1024 * 1024
+"""Bytes of an answer: more than ROWS streams take whose texts are as long as they may be."""
+
+MOST = 16 * LONGEST
+"""Bytes of the answers from one folder: enough for 100 workers with ROWS common streams each."""
+
+WORKERS = 256
+"""Sockets of one folder that are asked: each takes a descriptor, of which 1,024 are usual."""
+
+ENTRIES = 4096
+"""Names that are looked at in one folder: each user decides how many there are."""
 
 REFRESH = 1.0
 """Seconds between two looks."""
+
+TEXT = 256
+"""Characters of a text that a worker tells."""
+
+_NAME = re.compile(r"([0-9]{1,10})-([0-9]{1,10})\.sock", re.ASCII)
+
+_ROW = {
+    **dict.fromkeys(("key", "route", "client", "forwarded", "state"), ""),
+    **dict.fromkeys(("age", "still", "bytes", "chunks", "backlog", "events"), 0),
+}
+_ENDING = {"route": "", "reason": "", "bytes": 0, "seconds": 0, "ago": 0}
+_WORKER: dict[str, Any] = {
+    "name": "",
+    "listening": [""],
+    "draining": False,
+    "streams": 0,
+    "bytes": 0,
+    "rows": [_ROW],
+    "ended": [_ENDING],
+}
+"""What a worker tells, as one example of each type."""
 
 ALTERNATE, NORMAL = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 HOME, CLEAR = "\x1b[H", "\x1b[J"
@@ -61,11 +102,11 @@ def _top(options: argparse.Namespace) -> int:
         elif options.once or not sys.stdout.isatty():
             before = _look(options.server)
             time.sleep(REFRESH)
-            _write(screen(_look(options.server), before, 200, 10**6))
+            write(screen(_look(str(before["master"])), before, 200, 10**6))
         else:
             _watch(options.server)
     except NotExamined as error:
-        _write(f"vento-wsgi top: {error}\n", sys.stderr)
+        write(f"vento-wsgi top: {error}\n", sys.stderr)
         return 2
     except KeyboardInterrupt:
         pass
@@ -76,10 +117,10 @@ def _watch(server: str | None) -> None:
     before = _look(server)
     with _screen() as key:
         while True:
-            now = _look(server)
+            now = _look(str(before["master"]))  # others may start servers meanwhile
             columns, rows = shutil.get_terminal_size()  # 0 of a terminal without a size, on 3.10
             lines = screen(now, before, columns or 80, (rows or 24) - 1)
-            _write(HOME + lines.replace("\n", "\x1b[K\n") + CLEAR)
+            write(HOME + lines.replace("\n", "\x1b[K\n") + CLEAR)
             before = now
             if key(REFRESH) == "q":
                 return
@@ -104,38 +145,35 @@ def _screen() -> Iterator[Any]:
     try:
         if kept is not None:
             tty.setcbreak(keyboard)
-        _write(ALTERNATE)
+        write(ALTERNATE)
         yield key
     finally:
-        _write(NORMAL)
+        write(NORMAL)
         if kept is not None:
             termios.tcsetattr(keyboard, termios.TCSADRAIN, kept)
 
 
-def _write(text: str, to: Any = None) -> None:
-    to = to or sys.stdout
-    encoding = to.encoding or "ascii"
-    to.write(text.encode(encoding, "replace").decode(encoding))
-    to.flush()
-
-
 def _look(server: str | None) -> dict[str, Any]:
     """What the workers of one server say now. Raises NotExamined."""
-    workers = [worker for worker in _workers() if _is_meant(worker, server)]
-    masters = {worker["master"]: worker for worker in workers}
-    if not workers:
+    servers: dict[int, list[dict[str, Any]]] = {}
+    for worker in _workers():
+        servers.setdefault(worker["master"], []).append(worker)
+    masters = [master for master in servers if _is_meant(servers[master], server)]
+    if server is None:
+        masters = _likeliest(masters, servers)
+    if not masters:
         which = f" is {server!r}" if server else " runs"
         raise NotExamined(
             f"no server with StreamWorkers{which}, of this user and with the same "
             "$XDG_RUNTIME_DIR and $TMPDIR"
         )
     if len(masters) > 1:
-        listed = "\n".join(f"  {_called(worker)}" for worker in masters.values())
+        listed = "\n".join(f"  {_called(servers[master])}" for master in masters)
         raise NotExamined(f"several servers run: say which, by pid or address\n{listed}")
-    (master,) = masters
-    first = masters[master]
+    workers = servers[masters[0]]
+    first = _informed(workers)
     return {
-        "master": master,
+        "master": masters[0],
         "name": first.get("name", ""),
         "listening": first.get("listening", []),
         "at": time.monotonic(),
@@ -143,60 +181,193 @@ def _look(server: str | None) -> dict[str, Any]:
     }
 
 
-def _called(worker: dict[str, Any]) -> str:
-    listening = ", ".join(map(str, worker.get("listening", [])))
-    return clean(f"{worker['master']}  {worker.get('name', '?')}  {listening}")
+def _likeliest(masters: list[int], servers: dict[int, list[dict[str, Any]]]) -> list[int]:
+    """Root's own servers before those of others, and those before what does not answer."""
+
+    def own(master: int) -> bool:
+        return bool(servers[master][0]["uid"] == os.geteuid())
+
+    def answers(master: int) -> bool:
+        return bool(_informed(servers[master]))
+
+    for wanted in (own, answers):
+        if found := [master for master in masters if wanted(master)]:
+            return found
+    return masters
 
 
-def _is_meant(worker: dict[str, Any], server: str | None) -> bool:
+def _informed(workers: list[dict[str, Any]]) -> dict[str, Any]:
+    """The first worker that said something."""
+    return next((worker for worker in workers if "name" in worker), {})
+
+
+def _called(workers: list[dict[str, Any]]) -> str:
+    first = _informed(workers)
+    listening = ", ".join(first.get("listening", []))
+    return safe(f"{workers[0]['master']}  {first.get('name', '?')}  {listening}")
+
+
+def _is_meant(workers: list[dict[str, Any]], server: str | None) -> bool:
     if server is None:
         return True
     wanted = server.rpartition("://")[2].rstrip("/").replace("localhost", "127.0.0.1")
-    places = worker.get("listening", [])
-    return wanted in (str(worker["master"]), str(worker["worker"])) or any(
+    places = _informed(workers).get("listening", [])
+    pids = [workers[0]["master"], *(worker["worker"] for worker in workers)]
+    return wanted in map(str, pids) or any(
         wanted in (place, place.replace("0.0.0.0", "127.0.0.1"), place[place.rfind(":") :])
         for place in places
     )
 
 
-def _workers() -> Iterator[dict[str, Any]]:
+class _Asked(NamedTuple):
+    """A worker that has been asked. said: what has come of its answer. folder: by its number."""
+
+    uid: int
+    master: int
+    worker: int
+    folder: int
+    said: bytearray
+
+
+def _workers() -> list[dict[str, Any]]:
+    """What each worker says; of a worker that says nothing, only its name and why."""
     if is_private(folder()):
         sweep(folder())
-    for place in _folders():
-        for path in sorted(place.glob("*.sock")):
-            worker = _ask(path)
-            if worker is not None:
-                yield worker
-
-
-def _folders() -> list[Path]:
-    """This user's; and all of them for root, who sees every process."""
-    places = [folder()]
-    root = os.geteuid() == 0
-    if root:
-        places += Path(tempfile.gettempdir()).glob("vento-wsgi-[0-9]*")
-        places += Path("/run/user").glob("*/vento-wsgi")
-    return [place for place in dict.fromkeys(places) if is_private(place, of_anybody=root)]
-
-
-def _ask(path: Path) -> dict[str, Any] | None:
-    """What a worker says; if it says nothing, no more than its name; None if it is gone."""
-    master, _, worker = path.stem.partition("-")
-    if not (master.isdigit() and worker.isdigit()):
-        return None
-    said = b""
-    with socket.socket(socket.AF_UNIX) as asking:
-        asking.settimeout(PATIENCE)
+    until = time.monotonic() + PATIENCE
+    silent: list[_Asked] = []
+    answered: list[_Asked] = []
+    with selectors.DefaultSelector() as selector:
         try:
-            asking.connect(str(path))
-            while len(said) < LONGEST and (data := asking.recv(1 << 16)):
-                said += data
-        except (TimeoutError, BlockingIOError):
-            return {"master": int(master), "worker": int(worker), "blocked": True}
-        except OSError:
-            return None
-    with suppress(ValueError):
-        told = json.loads(said)
-        if isinstance(told, dict):
-            return {**told, "master": int(master), "worker": int(worker)}
-    return None
+            for number, (uid, place) in enumerate(_folders()):
+                silent += _ask(selector, number, uid, place)
+            answered = list(_answers(selector, until))
+        finally:
+            left = list(selector.get_map().values())
+            silent += [key.data for key in left]
+            for key in left:
+                key.fileobj.close()  # type: ignore[union-attr]
+    return [
+        *({**_named(asked), "blocked": True} for asked in silent),
+        *({**_named(asked), **_understood(asked.said)} for asked in answered if asked.said),
+    ]
+
+
+def _named(asked: _Asked) -> dict[str, Any]:
+    return {"master": asked.master, "worker": asked.worker, "uid": asked.uid}
+
+
+def _folders() -> list[tuple[int, Path]]:
+    """This user's; for root those of all users who run something, each with its user."""
+    uid = os.geteuid()
+    places = [(uid, folder())]
+    if uid == 0:
+        for other in sorted(_users()):
+            places += [(other, shared(other)), (other, Path(f"/run/user/{other}/vento-wsgi"))]
+    return [(uid, place) for uid, place in dict.fromkeys(places) if is_private(place, uid)]
+
+
+def _users() -> set[int]:
+    """Those who run a process. The names in /tmp would be as many as anybody likes to make."""
+    users = set()
+    with suppress(OSError), os.scandir("/proc") as processes:  # macOS has none
+        for process in processes:
+            if process.name.isdigit():
+                with suppress(OSError):  # it has ended
+                    users.add(process.stat().st_uid)
+    return users
+
+
+def _ask(selector: selectors.BaseSelector, number: int, uid: int, place: Path) -> list[_Asked]:
+    """Connect to the workers of a folder; returns those that take no connection now."""
+    silent, left = [], WORKERS
+    with suppress(OSError), os.scandir(place) as entries:
+        for entry in islice(entries, ENTRIES):
+            if left and (name := _NAME.fullmatch(entry.name)):
+                asked = _Asked(uid, int(name[1]), int(name[2]), number, bytearray())
+                try:
+                    sock = _connected(entry.path, asked)
+                    selector.register(sock, selectors.EVENT_READ, asked)
+                except OSError as error:
+                    if error.errno not in (errno.EAGAIN, errno.EMFILE, errno.ENFILE):
+                        continue  # it has ended, or is not what its name says
+                    silent.append(asked)  # its backlog is full, or no descriptor is left
+                left -= 1
+    return silent
+
+
+def _connected(path: str, asked: _Asked) -> socket.socket:
+    """A connection to the worker that is named. Raises OSError.
+
+    The file may be a link to anything. In its own folder a user may name sockets as it likes;
+    in that of another user a name might claim the server of a third.
+    """
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.setblocking(False)
+        sock.connect(path)
+        pid, uid = peer_of(sock)
+        named = (pid, _parent(pid)) == (asked.worker, asked.master)
+        if uid != asked.uid or not (named or uid == os.geteuid()):
+            raise PermissionError(f"{path} is not of the worker in its name")
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _parent(pid: int) -> int:
+    try:
+        told = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return 0
+    return int(told.rpartition(b")")[2].split()[1])  # proc(5): pid (name) state parent
+
+
+def _answers(selector: selectors.BaseSelector, until: float) -> Iterator[_Asked]:
+    """The workers that have told all by `until`; the others stay with the selector."""
+    left: dict[int, int] = {}
+    while selector.get_map() and (patience := until - time.monotonic()) > 0:
+        for key, _ in selector.select(patience):
+            asked, sock = key.data, key.fileobj
+            assert isinstance(sock, socket.socket)
+            ended = True
+            with suppress(OSError):
+                data = sock.recv(1 << 16)
+                asked.said.extend(data)
+                left[asked.folder] = left.get(asked.folder, MOST) - len(data)
+                ended = not data or len(asked.said) > LONGEST or left[asked.folder] < 0
+            if ended:
+                selector.unregister(sock)
+                sock.close()
+                yield asked
+
+
+def _understood(said: bytearray) -> dict[str, Any]:
+    """What a worker has told, if all of it is of the expected shape."""
+    if len(said) <= LONGEST:
+        with suppress(ValueError, RecursionError):
+            return dict(_shaped(json.loads(said), _WORKER))
+    return {"unclear": True}
+
+
+def _shaped(told: Any, example: Any) -> Any:
+    """`told` reduced to the keys of `example`. Raises ValueError unless its types are those."""
+    if isinstance(example, dict):
+        if not isinstance(told, dict):
+            raise ValueError
+        return {name: _shaped(told.get(name), one) for name, one in example.items()}
+    if isinstance(example, list):
+        if not isinstance(told, list):
+            raise ValueError
+        return [_shaped(one, example[0]) for one in told[:ROWS]]
+    if isinstance(example, str):
+        if not isinstance(told, str):
+            raise ValueError
+        return told[:TEXT].encode(errors="replace").decode()  # half a surrogate pair is no text
+    if isinstance(example, bool):
+        if not isinstance(told, bool):
+            raise ValueError
+        return told
+    if isinstance(told, bool) or not isinstance(told, (int, float)) or not -1e18 < told < 1e18:
+        raise ValueError
+    return told
