@@ -6,12 +6,15 @@ compared as a whole.
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 import random
 import re
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -377,6 +380,7 @@ def test_the_settings_of_the_readme_are_healthy(
         ("nowhere", "'nowhere' is no URL: write http://host/path or https://host/path"),
         ("ftp://127.0.0.1/", "is no URL: write http://"),
         ("http:///path", "is no URL: write http://"),
+        ("http://127.0.0.1/\udcff", "is no URL: 'utf-8' codec can't encode"),
         ("http://127.0.0.1:99999/", "is no URL: Port out of range"),
         ("http://[::1/", "is no URL: Invalid IPv6 URL"),
         ("http://a:b@127.0.0.1/", "give a password as --header"),
@@ -517,6 +521,197 @@ def test_certificates_are_checked(tmp_path: Path, doctor: Doctor) -> None:
 
 def test_tls_with_a_plain_server_is_said(behind: str, doctor: Doctor) -> None:
     assert "does it speak plain http?" in doctor(behind.replace("http:", "https:"))["error"]
+
+
+# Servers that mean harm, before the command as users run it.
+
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+EVIL = "\x1b]0;x\x07\x9b31m"
+
+
+def command(*arguments: str, code: str = "pass") -> subprocess.CompletedProcess[str]:
+    """The command as a process, which has to end by itself. code: what runs before it."""
+    start = f"import sys; {code}; from vento_wsgi.cli import main; sys.exit(main(sys.argv[1:]))"
+    return subprocess.run(
+        [sys.executable, "-c", start, "doctor", "--seconds", "1", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+
+
+@contextmanager
+def hostile(*parts: bytes, endless: bytes = b"", pause: float = 0) -> Iterator[str]:
+    """Sends `parts` to whoever connects, and then `endless` until the client leaves."""
+    flood = endless if pause or not endless else endless * (65536 // len(endless) + 1)
+
+    def answer(client: socket.socket) -> None:
+        with client, suppress(OSError):
+            for part in parts:
+                client.sendall(part)
+            while endless or not parts:
+                client.sendall(flood)
+                time.sleep(pause)
+
+    def serve_all() -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = listening.accept()
+                threading.Thread(target=answer, args=(client,), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=serve_all, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)  # wakes accept()
+
+
+def length(value: bytes) -> bytes:
+    return OK + b"Content-Length: " + value + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("parts", "endless", "why"),
+    [
+        ([], b"HTTP/1.1 100 Continue\r\n\r\n", "64 KB of heads, and no final response"),
+        ([], b"HTTP/1.1 103 Early\r\nX: y\r\n\r\n", "64 KB of heads, and no final response"),
+        ([OK], b"X: y\r\n", "does not speak HTTP/1"),
+        ([b"HTTP/1.1 200 "], b"OK" * 50, "does not speak HTTP/1"),
+        ([length(b"9" * 5000)], b"data: x\n\n", "its Content-Length is no length: '999"),
+        ([length(b"-5")], b"data: x\n\n", "its Content-Length is no length: '-5'"),
+        ([length(b"\xb2")], b"data: x\n\n", "its Content-Length is no length"),
+        ([length(b"5, 6")], b"data: x\n\n", "its Content-Length is no length"),
+        ([CHUNKED, b"5;"], b"x=y;" * 99, "the line of a chunk without an end: b'5;x=y"),
+        ([CHUNKED], b"0" * 99, "the line of a chunk without an end: b'000"),
+        ([CHUNKED], b"-5\r\n", "a chunk of no size: b'-5"),
+        ([CHUNKED], b"0x5\r\n", "a chunk of no size: b'0x5"),
+        ([CHUNKED], b"9" * 99 + b"\r\n", "a chunk of no size: b'999"),
+        ([CHUNKED], b"\r\n", "a chunk of no size: b'"),
+        ([CHUNKED], b"5\r\ndata:::\r\n", "a chunk goes on after its size: b'::"),
+        ([CHUNKED, b"0\r\n"], b"X: y\r\n", "trailers without an end: b'X: y"),
+        ([b"HTTP/1.1 302 On\r\nLocation: /\r\n\r\n"], b"", "give the URL that it leads to, '/'"),
+        ([f"HTTP/1.1 500 {EVIL}\r\nServer: {EVIL}\r\n\r\n".encode()], b"", "500 "),
+        ([f"HTTP/1.1 302 {EVIL}\nx\r\nLocation: {'x' * 60000}\r\n\r\n".encode()], b"", "302 "),
+        ([OK + b"Content-Encoding: \x1b[31m\r\n\r\n"], b"x", "it is encoded as "),
+    ],
+)
+def test_what_cannot_be_read_is_said_in_one_line(
+    parts: list[bytes], endless: bytes, why: str
+) -> None:
+    with hostile(*parts, endless=endless) as url:
+        done = command(url, "--seconds", "30")
+    assert done.returncode == 2, done
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("vento-wsgi doctor: ")
+    assert why in line
+    assert line.isprintable()
+    assert len(line) < 600
+
+
+@pytest.mark.parametrize(
+    ("parts", "endless"),
+    [
+        ([], b"H"),
+        ([], b"HTTP/1.1 100 Continue\r\n\r\n"),
+        ([OK], b"X: y\r\n"),
+        ([CHUNKED], b"0"),
+        ([CHUNKED, b"5;"], b"x"),
+        ([CHUNKED, b"0\r\n"], b"X: y\r\n"),
+        ([CHUNKED], b"1\r\n:\r\n"),
+        ([length(b"9" * 15)], b"d"),
+    ],
+)
+def test_a_server_that_trickles_does_not_put_off_the_end(
+    parts: list[bytes], endless: bytes
+) -> None:
+    with hostile(*parts, endless=endless, pause=0.1) as url:
+        done = command(url)
+    assert done.returncode in (0, 1)
+    assert done.stderr == ""
+
+
+def squeezed(data: bytes) -> bytes:
+    return gzip.compress(data * (2**25 // len(data)))
+
+
+GZIP = OK + b"Content-Encoding: gzip\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "endless"),
+    [
+        (CHUNKED, b"1\r\n\n\r\n"),
+        (CHUNKED, b"8;x=y\r\ndata: \n\n\r\n"),
+        (OK + b"\r\n", b"data: x\n\n"),
+        (OK + b"\r\n", b"\n"),
+        (OK + b"\r\n", b":"),
+        (length(b"9" * 18), b"data: x\n\n"),
+        (OK.replace(b"event-stream", b"plain") + b"\r\n", b"x"),
+        (OK.replace(b"event-stream", b"plain") + b"\r\n", b"x\n"),
+        (OK.replace(b"text/event-stream", b"image/png") + b"\r\n", b"x"),
+        (GZIP, squeezed(b"\n")),
+        (GZIP, squeezed(b"data: x\n\n")),
+        (GZIP.replace(b"event-stream", b"plain"), squeezed(b"x")),
+        (GZIP.replace(b"event-stream", b"plain"), squeezed(b"\n")),
+    ],
+)
+def test_a_server_that_floods_does_not_put_off_the_end(head: bytes, endless: bytes) -> None:
+    with hostile(head, endless=endless) as url:
+        done = command(url)
+    assert done.returncode in (0, 1, 2), done.stderr
+    if done.returncode == 2:
+        assert len(done.stderr.splitlines()) == 1
+    else:
+        assert done.stderr == ""
+    assert "Traceback" not in done.stderr
+
+
+def test_tls_that_never_completes_is_said() -> None:
+    for endless in (b"", b"\x16"):  # nothing, and a record that never ends
+        with hostile(
+            b"\x16\x03\x03\x40\x00" if endless else b"", endless=endless, pause=0.1
+        ) as url:
+            done = command(url.replace("http:", "https:"))
+        assert (done.returncode, done.stdout) == (2, "")
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("vento-wsgi doctor: TLS with 127.0.0.1:")
+
+
+def test_name_servers_that_never_answer_are_said() -> None:
+    hanging = "import socket, time; socket.getaddrinfo = lambda *a, **k: time.sleep(3600)"
+    done = command("http://example.invalid/", code=hanging)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.endswith("no connection to example.invalid:80: name servers do not answer")
+
+
+def test_nothing_of_a_server_reaches_the_terminal_or_the_json_raw() -> None:
+    seen = json.dumps({"seen": {"server": f"{EVIL}\ud800", "protocol": EVIL}})
+    names = ("Server", "Age", "X-Cache", "CF-Cache-Status", "X-Served-By", "Via", "Cache-Control")
+    fields = "".join(f"{name}: {EVIL} hit {'x' * 300}, 1.0 {EVIL}\r\n" for name in names)
+    events = f"data: {seen}\n\nid: {EVIL}\u202e\ndata: x\n\nid: b{EVIL}\ndata: x\n\n"
+    head = f"HTTP/1.1 200 {EVIL}\r\nContent-Type: text/event-stream; {EVIL}\r\n{fields}"
+    answer = f"{head}Transfer-Encoding: {EVIL}\r\n\r\n{events}".encode()
+    with hostile(answer) as url:
+        done = command(url)
+        assert done.returncode == 1, done
+        assert all(map(str.isprintable, done.stdout.split("\n")))
+        assert "\\x1b]0;x" in done.stdout
+        assert max(map(len, done.stdout.splitlines())) <= 100
+        told = json.loads(command(url, "--json").stdout)
+    json.dumps(told, ensure_ascii=False).encode()  # it is all Unicode text
+    assert any(EVIL in hop for hop in told["hops"])
+
+
+@pytest.mark.parametrize(
+    "value", ["9" * 400, "1e400", "-1e400", "NaN", '"0001-01-01T00:00:00+23:59"', "9" * 5000]
+)
+def test_absurd_times_are_no_times(value: str) -> None:
+    (item,) = items([Arrival(0, f'data: {{"time": {value}}}\n\n'.encode())], EVENTS)
+    assert item.made is None
 
 
 @pytest.mark.parametrize(

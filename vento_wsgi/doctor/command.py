@@ -10,8 +10,9 @@ import shutil
 import sys
 
 from ..exceptions import NotExamined
+from ..terminal import safe, write
 from .examination import examine
-from .report import report, text
+from .report import LONGEST, report, text
 from .visit import Place
 
 __all__ = ["add"]
@@ -85,19 +86,14 @@ def _doctor(options: argparse.Namespace) -> int:
         )
     except NotExamined as error:
         if options.json:
-            _say(json.dumps({"url": options.url, "error": str(error)}) + "\n")
-        sys.stderr.write(f"vento-wsgi doctor: {error}\n")
+            write(json.dumps({"url": options.url, "error": str(error)}) + "\n")
+        write(f"vento-wsgi doctor: {safe(str(error), LONGEST)}\n", sys.stderr)
         return 2
     told = report(found)
     if options.json:
-        _say(json.dumps(told, indent=2) + "\n")
+        write(json.dumps(told, indent=2) + "\n")
     else:
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         width = min(100, max(40, shutil.get_terminal_size().columns))
-        _say(text(found, width=width, colour=colour))
+        write(text(found, width=width, colour=colour))
     return 0 if told["healthy"] else 1
-
-
-def _say(what: str) -> None:
-    encoding = sys.stdout.encoding or "ascii"
-    sys.stdout.write(what.encode(encoding, "replace").decode(encoding))

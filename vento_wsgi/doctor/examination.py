@@ -16,12 +16,18 @@ from ..exceptions import NotExamined
 from .hops import hops
 from .items import Item, items, kind_of
 from .lumps import Lumps
-from .visit import Answer, Arrival, Place, Visit
+from .visit import CONNECT, Answer, Arrival, Place, Visit
 
 __all__ = ["Examination", "Ranges", "Reading", "examine"]
 
 PATIENCE = 5.0
 """Seconds for an answer that a server has at once."""
+
+LEAST = 3.0
+"""Seconds for a connection, however short the reading is meant to be."""
+
+MOST = 100_000
+"""Items that are kept: enough to judge, and some 30 MB."""
 
 PREFIX = 64 * 1024
 """Bytes of a file that are read: enough to compare its ranges with."""
@@ -56,9 +62,7 @@ class Reading:
     @property
     def seen(self) -> dict[str, Any]:
         """How the request arrived, if the application tells: see pulse.py."""
-        told = (item.data["seen"] for item in self.items if item.data and "seen" in item.data)
-        seen = next(told, None)
-        return seen if isinstance(seen, dict) else {}
+        return next((item.seen for item in self.items if item.seen), {})
 
 
 @dataclass(frozen=True)
@@ -127,35 +131,41 @@ class _Asker:
                 if reading.size >= prefix > 0:
                     return
 
-        until = time.monotonic() + seconds
-        with self._visit("GET", *more) as visit:
+        with self._visit("GET", seconds, *more) as visit:
+            until = visit.sent + seconds
             reading.sent = visit.sent
             reading.answer = visit.head(until)
             reading.head_at = visit.head_at
             if reading.answer is not None and reading.answer.status < 300:
                 if not prefix and kind_of(reading.answer) == "file":
                     prefix = PREFIX
-                for item in items(noted(visit.arrivals(until)), reading.answer):
+                for item in items(noted(visit.arrivals(until)), reading.answer, until):
                     reading.items.append(item)
-                    if enough(item):
+                    if enough(item) or len(reading.items) >= MOST:
                         break
             reading.ended, reading.end_at = visit.ended, visit.end_at or time.monotonic()
         return reading
 
     def head(self) -> tuple[Answer | None, int]:
-        until = time.monotonic() + PATIENCE
         try:
-            with self._visit("HEAD", AS_BROWSER, "Connection: close") as visit:
+            with self._visit("HEAD", PATIENCE, AS_BROWSER, "Connection: close") as visit:
+                until = visit.sent + PATIENCE
                 answer = visit.head(until)
                 return answer, visit.rest(until) if answer else 0
         except NotExamined:
             return None, 0
 
-    def _visit(self, method: str, *more: str) -> Visit:
+    def _visit(self, method: str, seconds: float, *more: str) -> Visit:
         given = [name.partition(":")[0].lower() for name in self.fields]
         ours = ["Accept: text/event-stream, */*", "User-Agent: vento-wsgi-doctor", *more]
         fields = [line for line in ours if line.partition(":")[0].lower() not in given]
-        return Visit(self.place, method, [*fields, *self.fields], insecure=self.insecure)
+        return Visit(
+            self.place,
+            method,
+            [*fields, *self.fields],
+            insecure=self.insecure,
+            patience=min(CONNECT, max(LEAST, seconds)),
+        )
 
 
 def examine(
@@ -166,9 +176,10 @@ def examine(
     kind: str | None = None,
     insecure: bool = False,
 ) -> Examination:
-    """Look at `place` for about so many seconds. fields: further headers, as "Name: value".
+    """Look at `place` for so many seconds. fields: further headers, as "Name: value".
 
-    Raises NotExamined where there is nothing to look at.
+    Each of the experiments that follow takes PATIENCE at most. Raises NotExamined where there is
+    nothing to look at.
     """
     ask = _Asker(place, fields, insecure)
     cache = "Cache-Control: no-cache"
@@ -185,7 +196,7 @@ def examine(
     found.head_took = time.monotonic() - asked
     if found.kind == "file":
         if answer.get("Content-Encoding"):
-            found.plain = ask.read(seconds, PLAIN, cache)
+            found.plain = ask.read(min(seconds, PATIENCE), PLAIN, cache)
         found.ranges = _ranges(ask, found.plain or reading)
         return found
     spoilt = reading.lumps or not reading.first_at
@@ -240,12 +251,10 @@ def _resume(ask: _Asker, found: Examination) -> None:
 
 
 def _ranges(ask: _Asker, reading: Reading) -> Ranges | None:
-    length = reading.answer.get("Content-Length") if reading.answer else ""
-    if not length.isdigit() or int(length) < 2:
+    length = reading.answer.length if reading.answer else None
+    if length is None or length < 2:
         return None
-    first, last = 1, min(int(length) - 1, 64)
+    first, last = 1, min(length - 1, 64)
     part = ask.read(PATIENCE, PLAIN, f"Range: bytes={first}-{last}", prefix=PREFIX)
     beyond = ask.read(PATIENCE, PLAIN, f"Range: bytes={length}-", prefix=1)
-    return Ranges(
-        reading.prefix, int(length), (first, last), part.answer, part.prefix, beyond.answer
-    )
+    return Ranges(reading.prefix, length, (first, last), part.answer, part.prefix, beyond.answer)

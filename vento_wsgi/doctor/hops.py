@@ -27,6 +27,9 @@ SIGNS = {
     "X-Litespeed-Cache": "LiteSpeed",
 }
 
+MOST = 20
+"""Hops that are told: more stand in a Via only to fill the screen."""
+
 SHOWN = ("X-Cache", "X-Cache-Hits", "CF-Cache-Status", "X-Served-By", "X-Accel-Buffering", "Age")
 """What says nothing of who, and something of how."""
 
@@ -41,7 +44,7 @@ FAMILIES = {
 
 
 def hops(answer: Answer, seen: dict[str, Any]) -> list[str]:
-    """seen: what the application told of itself."""
+    """seen: what the application told of itself. No more than MOST of them."""
     found = []
     for header, name in SIGNS.items():
         if answer.get(header):
@@ -50,12 +53,13 @@ def hops(answer: Answer, seen: dict[str, Any]) -> list[str]:
         found.append(server)
     via = answer.get("Via")
     found += reversed([f"{hop.strip()} (Via)" for hop in via.split(",")] if via else [])
-    if told := seen.get("server"):
-        found.append(f"{told} (reached by {seen.get('protocol')})")
+    if isinstance(told := seen.get("server"), str) and told:
+        hop = f"{told} (reached by {seen.get('protocol')})"
+        found.append(hop.encode(errors="replace").decode())  # JSON may hold half a surrogate pair
     kept: dict[str, str] = {}
     for hop in found:
         kept.setdefault(hop.partition(" ")[0].lower(), hop)
-    return list(kept.values())
+    return list(kept.values())[:MOST]
 
 
 def family(hop: str) -> list[str]:

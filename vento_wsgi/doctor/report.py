@@ -6,12 +6,16 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from ..terminal import safe
 from .examination import Examination, Reading
-from .findings import Finding, findings, heartbeat, notes
+from .findings import findings, heartbeat, notes
 from .hops import SHOWN
 from .lumps import gap
 
 __all__ = ["report", "text"]
+
+LONGEST = 500
+"""Characters of a sentence that quotes the server."""
 
 BOLD, RED, GREEN, PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[32m", "\x1b[0m"
 
@@ -58,16 +62,17 @@ def text(found: Examination, *, width: int = 80, colour: bool = False) -> str:
     """The report as lines for a terminal of `width` columns."""
     told, answer = report(found), found.reading.answer
     bold, red, green, plain = (BOLD, RED, GREEN, PLAIN) if colour else ("",) * 4
-    rows = [f"{bold}{found.place.url}{plain}", ""]
+    rows = [f"{bold}{safe(found.place.url, LONGEST)}{plain}", ""]
     if found.hops or answer:
-        rows += _row("hops", " <- ".join(map(_clean, told["hops"])) or "none that shows", width)
+        rows += _row("hops", " <- ".join(map(safe, told["hops"])) or "none that shows", width)
     if answer is not None:
         length = answer.get("Content-Length")
         framing = f"{length} bytes" if length else answer.get("Transfer-Encoding") or "to the close"
-        what = [f"HTTP/{answer.version} {answer.status}", _clean(answer.get("Content-Type"))]
         encoding = answer.get("Content-Encoding")
-        rows += _row("answer", ", ".join(filter(None, [*what, framing, encoding])), width)
-        shown = [f"{name}: {_clean(answer.get(name))}" for name in SHOWN if answer.get(name)]
+        what = [answer.get("Content-Type"), framing, encoding]
+        told_as = [f"HTTP/{answer.version} {answer.status}", *map(safe, filter(None, what))]
+        rows += _row("answer", ", ".join(told_as), width)
+        shown = [f"{name}: {safe(answer.get(name))}" for name in SHOWN if answer.get(name)]
         rows += _row("headers", ", ".join(shown), width) if shown else []
         first = told["first_byte"]
         times = f"head after {_ms(told['head'])}, first byte " + (
@@ -77,8 +82,9 @@ def text(found: Examination, *, width: int = 80, colour: bool = False) -> str:
         rows += _row("body", _flow(found, told), width)
         if told["heartbeat"]:
             rows += _row("heartbeat", f"after {told['heartbeat']:g} s of silence", width)
-    for finding in map(_fit, findings(found)):
-        said = textwrap.wrap(f"! {finding.code}: {finding.text}", width, subsequent_indent="  ")
+    for finding in findings(found):
+        quoting = f"! {finding.code}: {safe(finding.text, LONGEST)}"
+        said = textwrap.wrap(quoting, width, subsequent_indent="  ")
         said[0] = said[0].replace(finding.code, f"{red}{bold}{finding.code}{plain}", 1)
         rows += ["", *said]
         for name, cure in finding.cures.items():
@@ -87,7 +93,7 @@ def text(found: Examination, *, width: int = 80, colour: bool = False) -> str:
             )
     rows += [""] if told["notes"] else []
     for note in told["notes"]:
-        rows += textwrap.wrap(f"- {_clean(note)}", width, subsequent_indent="  ")
+        rows += textwrap.wrap(f"- {safe(note, LONGEST)}", width, subsequent_indent="  ")
     count = len(told["findings"])
     verdict = (
         f"{red}{count} finding{'s' * (count > 1)}{plain}" if count else f"{green}healthy{plain}"
@@ -114,12 +120,3 @@ def _ms(seconds: float) -> str:
 def _row(name: str, what: str, width: int) -> Sequence[str]:
     indent = " " * 12
     return textwrap.wrap(what, width, initial_indent=f"  {name:<10}", subsequent_indent=indent)
-
-
-def _fit(finding: Finding) -> Finding:
-    return Finding(finding.code, _clean(finding.text), finding.cures)
-
-
-def _clean(said: str) -> str:
-    """What others sent, without what a terminal would obey."""
-    return "".join(c if c.isprintable() else "?" for c in said)

@@ -3,6 +3,10 @@
 HTTP libraries wait until there is as much as they were asked for, and hide what the doctor is
 here to see: what came together, and whether a body ended or broke off. So this reads the socket
 itself; of HTTP/1.1 it knows the framing of bodies (RFC 9112, section 6.3), and nothing else.
+
+The server may be hostile or broken. So each wait has a deadline that no amount of data puts
+off, and whatever is collected before it can be judged (a head, a line of chunk framing, the
+trailers) has a limit in bytes.
 """
 
 from __future__ import annotations
@@ -10,10 +14,11 @@ from __future__ import annotations
 import re
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from ..exceptions import NotExamined
@@ -21,11 +26,16 @@ from ..exceptions import NotExamined
 __all__ = ["Answer", "Arrival", "Place", "Visit"]
 
 LONGEST_HEAD = 64 * 1024
-"""Bytes: twice what any server allows."""
+"""Bytes of a head, interim responses included, and of trailers: twice what any server allows."""
+
+LONGEST_LINE = 4096
+"""Bytes of the line before a chunk, its extensions included: hyper and Node allow 16 KB in all."""
 
 CONNECT = 10.0
-"""Seconds for a connection, TLS included."""
+"""Seconds for a connection at most: the name's addresses, TCP and TLS together."""
 
+_LENGTH = re.compile("[0-9]{1,18}")
+_CHUNK = re.compile(rb"0*([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?", re.DOTALL)
 _STATUS = re.compile(r"HTTP/(1\.[01]) ([1-9][0-9]{2})(?: (.*))?")
 _SAFE = "/?#[]@!$&'()*+,;=:%~-._"
 
@@ -45,6 +55,9 @@ class Place(NamedTuple):
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
+            target = quote(parts.path or "/", _SAFE) + (
+                f"?{quote(parts.query, _SAFE)}" if parts.query else ""
+            )
         except ValueError as error:
             raise NotExamined(f"{url!r} is no URL: {error}") from None
         if parts.scheme not in ("http", "https") or not host:
@@ -54,9 +67,6 @@ class Place(NamedTuple):
                 "give a password as --header 'Authorization: Basic …', not in the URL"
             )
         tls = parts.scheme == "https"
-        target = quote(parts.path or "/", _SAFE) + (
-            f"?{quote(parts.query, _SAFE)}" if parts.query else ""
-        )
         return cls(url, tls, host, port or (443 if tls else 80), target)
 
     @property
@@ -77,6 +87,17 @@ class Answer(NamedTuple):
         """All values of a header as one, empty if there is none."""
         return ", ".join(value for key, value in self.headers if key.lower() == name.lower())
 
+    @property
+    def length(self) -> int | None:
+        """Its Content-Length. Raises NotExamined if it is no number (RFC 9112, section 6.3)."""
+        told = {value.strip() for value in self.get("Content-Length").split(",")}
+        if told == {""}:
+            return None
+        (length,) = told if len(told) == 1 else ("",)
+        if not _LENGTH.fullmatch(length):
+            raise NotExamined(f"its Content-Length is no length: {', '.join(told)!r}")
+        return int(length)
+
 
 class Arrival(NamedTuple):
     """Bytes of the body that came at one time, in seconds of monotonic()."""
@@ -93,51 +114,75 @@ class Visit:
     """
 
     def __init__(
-        self, place: Place, method: str, fields: Iterable[str], *, insecure: bool = False
+        self,
+        place: Place,
+        method: str,
+        fields: Iterable[str],
+        *,
+        insecure: bool = False,
+        patience: float = CONNECT,
     ) -> None:
         self._place = place
         self._method = method
-        self._buffer = b""
-        self._body: _Body | None = None
+        self._buffer = bytearray()
+        self._answer: Answer | None = None
         self.ended = ""
         self.head_at = self.end_at = 0.0
-        self._socket = _connected(place, insecure)
+        self._socket = _connected(place, insecure, patience)
         lines = [f"{method} {place.target} HTTP/1.1", f"Host: {place.authority}", *fields, "", ""]
         self.sent = time.monotonic()
         with suppress(OSError):  # what it has to say is read below
             self._socket.sendall("\r\n".join(lines).encode())
 
     def head(self, until: float) -> Answer | None:
-        """The head; None if it has not come by `until`."""
-        while (end := self._buffer.find(b"\r\n\r\n")) < 0:
+        """The head of the final response; None if it has not come by `until`."""
+        left = LONGEST_HEAD
+        while True:
+            raw = self._raw_head(until, left)
+            if raw is None:
+                return None
+            left -= len(raw)
+            self.head_at = time.monotonic()
+            first, *lines = raw[:-4].decode("latin-1").split("\r\n")
+            match = _STATUS.fullmatch(first)
+            if match is None:
+                raise self._no_http(first)
+            version, status, reason = match[1], int(match[2]), match[3] or ""
+            if status >= 200:
+                break
+        pairs = (line.partition(":") for line in lines)
+        self._answer = Answer(
+            version, status, reason, [(name, value.strip()) for name, _, value in pairs]
+        )
+        return self._answer
+
+    def _raw_head(self, until: float, limit: int) -> bytes | None:
+        """A head as it came, its empty line included."""
+        looked = 0
+        while (end := self._buffer.find(b"\r\n\r\n", looked)) < 0:
+            looked = max(0, len(self._buffer) - 3)
+            if len(self._buffer) > limit:
+                raise self._no_http()
             data = self._receive(until)
             if data is None:
                 return None
-            if not data or len(self._buffer) > LONGEST_HEAD:
+            if not data:
                 raise self._no_http()
             self._buffer += data
-        self.head_at = time.monotonic()
-        first, *lines = self._buffer[:end].decode("latin-1").split("\r\n")
-        self._buffer = self._buffer[end + 4 :]
-        match = _STATUS.fullmatch(first)
-        if match is None:
-            raise self._no_http(first)
-        version, status, reason = match[1], int(match[2]), match[3] or ""
-        if status < 200:
-            return self.head(until)
-        pairs = (line.partition(":") for line in lines)
-        answer = Answer(
-            version, status, reason, [(name, value.strip()) for name, _, value in pairs]
-        )
-        self._body = _framing(self._method, answer)
-        return answer
+        if end > limit:
+            raise NotExamined(
+                f"{self._where} sends {LONGEST_HEAD // 1024} KB of heads, and no final response"
+            )
+        raw = bytes(self._buffer[: end + 4])
+        del self._buffer[: end + 4]
+        return raw
 
     def arrivals(self, until: float) -> Iterator[Arrival]:
         """What comes of the body by `until`."""
-        body = self._body
-        assert body is not None
-        data: bytes | None = self._buffer
-        self._buffer = b""
+        assert self._answer is not None
+        body = _framing(self._method, self._answer)
+        data: bytes | None = bytes(self._buffer)
+        self._buffer.clear()
         while data is not None:
             came = body.take(data)
             now = time.monotonic()
@@ -153,9 +198,9 @@ class Visit:
                 return
 
     def rest(self, until: float) -> int:
-        """How many bytes come after what should have been the end."""
+        """How many bytes come after what should have been the end; counts no more than 1 MB."""
         count = len(self._buffer)
-        while data := self._receive(until):
+        while count < 1_000_000 and (data := self._receive(until)):
             count += len(data)
         return count
 
@@ -163,7 +208,10 @@ class Visit:
 
     def _receive(self, until: float) -> bytes | None:
         """What is there; empty at the end of the connection, None if nothing comes by `until`."""
-        self._socket.settimeout(max(0.001, until - time.monotonic()))
+        left = until - time.monotonic()
+        if left <= 0:
+            return None
+        self._socket.settimeout(left)
         try:
             return self._socket.recv(1 << 16)
         except TimeoutError:
@@ -172,12 +220,16 @@ class Visit:
             self._reset = True
             return b""
 
+    @property
+    def _where(self) -> str:
+        return f"{self._place.host}:{self._place.port}"
+
     def _no_http(self, line: str = "") -> NotExamined:
-        where = f"{self._place.host}:{self._place.port}"
         if line or self._buffer:
-            return NotExamined(f"{where} does not speak HTTP/1: {(line or self._buffer[:60])!r}")
+            said = line[:60] or bytes(self._buffer[:60])
+            return NotExamined(f"{self._where} does not speak HTTP/1: {said!r}")
         hint = "" if self._place.tls else "; does it speak https?"
-        return NotExamined(f"{where} closed the connection without an answer{hint}")
+        return NotExamined(f"{self._where} closed the connection without an answer{hint}")
 
     def close(self) -> None:
         self._socket.close()
@@ -189,10 +241,11 @@ class Visit:
         self.close()
 
 
-def _connected(place: Place, insecure: bool) -> socket.socket:
+def _connected(place: Place, insecure: bool, patience: float) -> socket.socket:
+    until = time.monotonic() + patience
     where = f"{place.host}:{place.port}"
     try:
-        plain = socket.create_connection((place.host, place.port), CONNECT)
+        plain = _dialled(_addresses(place, until), until)
     except (socket.gaierror, UnicodeError) as error:
         raise NotExamined(f"there is no host {place.host!r}: {error}") from None
     except ConnectionRefusedError:
@@ -207,16 +260,62 @@ def _connected(place: Place, insecure: bool) -> socket.socket:
     if insecure:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
+        plain.settimeout(max(0.001, until - time.monotonic()))  # for the handshake as a whole
         return context.wrap_socket(plain, server_hostname=place.host)
     except ssl.SSLCertVerificationError as error:
         plain.close()
         raise NotExamined(
             f"TLS with {where}: {error.verify_message}; --insecure looks all the same"
         ) from None
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: of a name that TLS cannot ask for
         plain.close()
         why = getattr(error, "reason", None) or error
         raise NotExamined(f"TLS with {where} failed: {why}; does it speak plain http?") from None
+
+
+def _addresses(place: Place, until: float) -> list[Any]:
+    """The addresses of a host. Raises OSError.
+
+    The C library asks name servers for as long as it likes, so it does that in a thread, which
+    is left behind if it takes too long.
+    """
+    found: list[Any] = []
+
+    def look() -> None:
+        try:
+            found.append(socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as error:
+            found.append(error)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    thread.join(max(0.0, until - time.monotonic()))
+    if not found:
+        raise TimeoutError("name servers do not answer")
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return list(found[0])
+
+
+def _dialled(addresses: list[Any], until: float) -> socket.socket:
+    """A connection to the first address that takes one. Raises OSError."""
+    failure: OSError = OSError("it has no address")
+    for number, (family, kind, protocol, _, address) in enumerate(addresses):
+        left = (until - time.monotonic()) / (len(addresses) - number)  # some for each
+        try:
+            dialled = socket.socket(family, kind, protocol)
+        except OSError as error:  # IPv6 is turned off here
+            failure = error
+            continue
+        dialled.settimeout(max(0.001, left))
+        try:
+            dialled.connect(address)
+        except OSError as error:
+            dialled.close()
+            failure = error
+        else:
+            return dialled
+    raise failure
 
 
 class _Body:
@@ -244,44 +343,63 @@ class _Sized(_Body):
 
 
 class _Chunked(_Body):
+    """Raises NotExamined where a chunk does not begin or end as RFC 9112 section 7.1 has it."""
+
     by_close = False
 
     def __init__(self) -> None:
-        self._buffer = b""
-        self._left = 0
-        self._trailers = False
+        self._buffer = bytearray()
+        self._left = 0  # of a chunk
+        self._within = False  # a chunk, its line end included
+        self._trailers: int | None = None  # how many bytes of them may come
 
     def take(self, data: bytes) -> bytes:
         self._buffer += data
-        came = []
+        came, at = [], 0
         while not self.whole:
             if self._left:
-                piece = self._buffer[: self._left]
+                piece = bytes(self._buffer[at : at + self._left])
                 came.append(piece)
                 self._left -= len(piece)
-                self._buffer = self._buffer[len(piece) :]
+                at += len(piece)
                 if self._left:
                     break
-                continue
-            line, end, rest = self._buffer.partition(b"\r\n")
-            if not end:
+            limit = LONGEST_LINE if self._trailers is None else self._trailers
+            end = self._buffer.find(b"\r\n", at, at + limit + 2)
+            if end < 0:
+                if len(self._buffer) - at > limit:
+                    what = "the line of a chunk" if self._trailers is None else "trailers"
+                    raise NotExamined(f"{what} without an end: {self._line(at)!r}")
                 break
-            self._buffer = rest
-            if self._trailers:
-                self.whole = not line
-            elif line:  # an empty one ends the chunk before
-                try:
-                    self._left = int(line.partition(b";")[0], 16)
-                except ValueError:
-                    raise NotExamined(f"a chunk of no size: {line[:60]!r}") from None
-                self._trailers = not self._left
+            self._take_line(at, end)
+            at = end + 2
+        del self._buffer[:at]
         return b"".join(came)
+
+    def _take_line(self, at: int, end: int) -> None:
+        if self._trailers is not None:
+            self._trailers -= end + 2 - at
+            self.whole = end == at
+        elif self._within:
+            if end != at:
+                raise NotExamined(f"a chunk goes on after its size: {self._line(at)!r}")
+            self._within = False
+        else:
+            size = _CHUNK.fullmatch(self._buffer, at, end)
+            if size is None:
+                raise NotExamined(f"a chunk of no size: {self._line(at)!r}")
+            self._left = int(size[1], 16)
+            self._within = self._left > 0
+            self._trailers = None if self._left else LONGEST_HEAD
+
+    def _line(self, at: int) -> bytes:
+        return bytes(self._buffer[at : at + 60])
 
 
 def _framing(method: str, answer: Answer) -> _Body:
-    length = answer.get("Content-Length")
     if method == "HEAD" or answer.status in (204, 304):
         return _Sized(0)
     if answer.get("Transfer-Encoding").lower() == "chunked":
         return _Chunked()
-    return _Sized(int(length)) if length.isascii() and length.isdigit() else _Body()
+    length = answer.length
+    return _Body() if length is None else _Sized(length)
