@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,7 +85,6 @@ class Following:
     def __init__(self, log: Log, after: Position) -> None:
         self.entries: list[Entry] = []
         self.batches: list[int] = []
-        self.times: list[float] = []
         self.errors: list[BaseException] = []
         self._log = log
         self._after = after
@@ -96,7 +94,6 @@ class Following:
     def _run(self) -> None:
         try:
             for entries in self._log.follow(self._after):
-                self.times += [time.monotonic()] * len(entries)
                 self.batches.append(len(entries))
                 self.entries += entries
         except BaseException as error:

@@ -67,7 +67,7 @@ def proxy(name: str, settings: str, folder: Path, port: int) -> Iterator[None]:
     log = folder / "output.log"
     with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as run:
         try:
-            eventually(lambda: accepts(port), 20, log.read_text)
+            eventually(lambda: accepts(port), 30, log.read_text)
             yield
         finally:
             run.terminate()

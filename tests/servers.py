@@ -14,6 +14,7 @@ import fcntl
 import importlib.metadata
 import importlib.util
 import os
+import random
 import shutil
 import signal
 import socket
@@ -54,7 +55,7 @@ SERVERS: tuple[str, ...] = (
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 START_SECONDS = 30.0  # the first start of mod_wsgi's daemon under load takes several
-STOP_SECONDS = 5.0
+STOP_SECONDS = 20.0
 THREADS = "8"  # on every threaded server: more streams than any test holds open at once
 
 
@@ -160,18 +161,24 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port on which nothing listens.
+
+    It is none of those that a kernel gives away by itself (Linux from 32768, macOS from 49152):
+    one of these could be that of a client's connection before the server listens on it.
+    """
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_768)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def eventually(
     condition: Callable[[], bool],
-    timeout: float = 10,
+    timeout: float = 30,
     explain: Callable[[], str] = lambda: "",
 ) -> None:
-    """Wait until `condition()` holds."""
+    """Wait until `condition()` holds; on a busy machine that may take long."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
@@ -468,6 +475,6 @@ class Raw:
         self._buffer += data
 
 
-def connect(running: Running, timeout: float = 10) -> Raw:
+def connect(running: Running, timeout: float = 30) -> Raw:
     """A new connection; `timeout` bounds each wait for bytes, in seconds."""
     return Raw(socket.create_connection((running.host, running.port), timeout), running)

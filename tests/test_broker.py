@@ -367,15 +367,13 @@ def read(after):
         if event.data == wanted[-1]:
             subscription.close()
     return got
-with gevent.Timeout(25):
+with gevent.Timeout(60):
     publisher = gevent.spawn(publish)
     readers = []
-    while not publisher.dead:
-        if len(readers) < 20:
-            readers.append(gevent.spawn(read, start))
+    for _ in range(20):  # each comes at another moment
+        readers.append(gevent.spawn(read, start))
         gevent.sleep(0.002)
     publisher.get()
-    assert len(readers) > 2
     for reader in readers:
         assert reader.get() == wanted
     waiting = broker.subscribe("a")
@@ -402,7 +400,7 @@ def run(code: str, *arguments: str, **environ: str) -> str:
         env={**os.environ, **environ},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -1205,7 +1203,7 @@ for number in range(2):
     if not (pid := os.fork()):
         from gevent import monkey; monkey.patch_all(ssl=False)
         import gevent
-        with gevent.Timeout(20):
+        with gevent.Timeout(60):
             subscription = broker.subscribe(f"child{number}")
             reader = gevent.spawn(next, subscription)
             gevent.sleep(0.01)

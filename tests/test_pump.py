@@ -59,7 +59,7 @@ def server(serve: Callable[[], T]) -> T:
     """Run `serve` in a greenlet, as a server does, while the loop goes on."""
     greenlet: Any = gevent.spawn(serve)
     try:
-        result: T = greenlet.get(timeout=20)
+        result: T = greenlet.get(timeout=60)
     finally:
         greenlet.kill()
     return result
@@ -213,7 +213,7 @@ def test_the_finally_block_of_a_source_runs_in_its_own_context(make: Make, block
 
 
 def until(condition: Callable[[], bool]) -> None:
-    with gevent.Timeout(10):
+    with gevent.Timeout(60):
         while not condition():
             gevent.sleep(0.001)
 
@@ -371,7 +371,7 @@ def test_threads_keep_order_and_lose_nothing(each: bool, schedule: Schedule) -> 
     source = run.serve(make)
     waker.join()
     if (thread := pumps[0]._thread) is not None:
-        thread.join(10)
+        thread.join(60)
     run.check(source, each=each)
 
 
@@ -550,7 +550,7 @@ def test_the_loop_is_told_that_a_source_waits_only_when_nothing_is_ready() -> No
     for number, gate in enumerate(gates, 1):
         until(lambda number=number: len(idle) == number)  # type: ignore[misc]
         gate.set()
-    writer.get(timeout=10)
+    writer.get(timeout=60)
     assert idle == [b"a", b"aa"]
 
 
@@ -583,7 +583,7 @@ def test_a_wait_that_is_woken_gives_nothing_and_loses_nothing(make: Make) -> Non
         waker = threading.Thread(target=wake, daemon=True)
         waker.start()
         assert serve() == [b"a"]
-        waker.join(10)
+        waker.join(60)
     pump.wake()  # nobody waits: nothing happens
     pump.stop(nothing)
 
@@ -893,7 +893,7 @@ def test_a_source_that_ends_behind_a_full_buffer_can_be_stopped() -> None:
     until(lambda: source.left == ["end"])
     stopping = threading.Thread(target=pump.stop, args=(source.close,), daemon=True)
     stopping.start()
-    stopping.join(10)
+    stopping.join(60)
     assert not stopping.is_alive()
     until(lambda: source.closed == 1)
 
@@ -926,7 +926,7 @@ def test_a_thread_closes_its_source_at_the_next_item(full: bool) -> None:
     until(lambda: source.closed == 1)
     assert source.left == ["GeneratorExit"]
     assert threads[-1].name == "vento_wsgi source"
-    threads[-1].join(10)
+    threads[-1].join(60)
     assert not threads[-1].is_alive()
 
 

@@ -46,7 +46,7 @@ class Gate:
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self._listener.settimeout(10)
+        self._listener.settimeout(30)
         self._generator: socket.socket | None = None
         self.port: int = self._listener.getsockname()[1]
 
@@ -54,7 +54,7 @@ class Gate:
         """Wait until the generator wants to go on; False if it has ended instead."""
         if self._generator is None:
             self._generator, _ = self._listener.accept()
-            self._generator.settimeout(10)
+            self._generator.settimeout(30)
         sign = self._generator.recv(1)
         assert sign in (b"?", b"."), f"the generator left without its finally block: {sign!r}"
         return sign == b"?"

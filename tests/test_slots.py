@@ -135,7 +135,7 @@ def subscribed(
         sock = stack.enter_context(socket.socket())
         if buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-        sock.settimeout(10)
+        sock.settimeout(30)
         sock.connect((server.running.host, server.running.port))
         source = Source(Raw(sock, server.running))
         stack.enter_context(source.response)
@@ -188,7 +188,7 @@ def test_an_event_is_one_send_and_one_packet(server: Server, name: str) -> None:
         source.raw.read_piece()
         (given,) = publish(server, name, size=50)
         block = f"id: {given}\ndata: {'.' * 49}0\n\n".encode()
-        source.raw.sock.settimeout(10)
+        source.raw.sock.settimeout(30)
         assert source.raw.sock.recv(1 << 16).endswith(b"%X\r\n%b\r\n" % (len(block), block))
 
 
@@ -668,7 +668,7 @@ def test_a_worker_that_stops_asks_all_back_over_a_window(
         assert max(retries) <= 1000 + WINDOW * 1000
         assert len(set(retries)) > 10
         if how is signal.SIGTERM:
-            assert server.running.process.wait(10) == 0
+            assert server.running.process.wait(60) == 0
         else:
             eventually(lambda: server.get("/pid") != old)
             publish(server, name, start=3)
@@ -680,7 +680,7 @@ def test_a_worker_that_stops_asks_all_back_over_a_window(
 
 
 def test_a_worker_that_has_no_time_asks_all_back_at_once(tmp_path: Path, name: str) -> None:
-    grace = "--graceful-timeout=1"
+    grace = "--graceful-timeout=5"
     with (
         started(STREAM_WORKER, tmp_path, grace, VENTO_DRAIN_WINDOW="60") as server,
         ExitStack() as stack,

@@ -49,7 +49,7 @@ class Site:
         def waits(ctx: Context) -> Response:
             def words() -> Iterator[str]:
                 yield "da"
-                self.go.wait(20)
+                self.go.wait(60)
                 yield "ta: one\n\n"
 
             return ctx.stream(words(), "text/event-stream")
@@ -137,27 +137,27 @@ def test_a_response_that_breaks_off_is_not_taken_for_a_whole_one(site: Site) -> 
 
 
 def test_a_wait_has_an_end_and_can_be_tried_again(site: Site) -> None:
-    with site.stream("/waits", timeout=0.1) as response:
+    with site.stream("/waits", timeout=0.5) as response:
         with pytest.raises(TimeoutError) as late:
             next(response.events())
-        assert "GET /waits: nothing came within 0.1 s, after 2 chunks" in str(late.value)
+        assert "GET /waits: nothing came within 0.5 s, after 2 chunks" in str(late.value)
         assert f"it waits in words, {__file__}:" in str(late.value)
         site.go.set()
         assert next(response.events()).data == "one"
 
 
 def test_who_leaves_is_told_if_the_application_does_not_notice(site: Site) -> None:
-    response = site.stream("/waits", timeout=0.1)
+    response = site.stream("/waits", timeout=0.5)
     with pytest.raises(TimeoutError):
         next(response.events())
-    with pytest.raises(TimeoutError, match=r"did not end within 0.1 s .* it waits in words"):
+    with pytest.raises(TimeoutError, match=r"did not end within 0.5 s .* it waits in words"):
         response.close()
     site.go.set()
 
 
 def test_what_happens_in_the_test_is_not_hidden_by_what_follows(site: Site) -> None:
     def test() -> None:
-        with site.stream("/waits", timeout=0.1) as response:
+        with site.stream("/waits", timeout=0.5) as response:
             assert next(response.chunks()) == OPENING + b"da"
 
     with pytest.raises(AssertionError):
@@ -347,12 +347,12 @@ def test_a_head_that_does_not_come_is_waited_for_only_so_long() -> None:
     go = threading.Event()
 
     def app(_: Any, start_response: Any) -> list[bytes]:
-        go.wait(20)
+        go.wait(60)
         start_response(*HEAD)
         return []
 
-    with pytest.raises(TimeoutError, match=r"GET /: no head came within 0.1 s"):
-        stream(app, timeout=0.1)
+    with pytest.raises(TimeoutError, match=r"GET /: no head came within 0.5 s"):
+        stream(app, timeout=0.5)
     go.set()
 
 
@@ -364,7 +364,7 @@ def test_flasks_streams_are_read_as_well() -> None:
     def home() -> Any:
         def words() -> Iterator[str]:
             yield "one"
-            go.wait(20)
+            go.wait(60)
             yield "two"
 
         return flask.Response(flask.stream_with_context(words()))
@@ -399,12 +399,12 @@ def waits(ctx):
 
 app = create_app()
 app.use(router)
-with Client(app).stream("GET", "/waits", timeout=20) as response:
+with Client(app).stream("GET", "/waits", timeout=60) as response:
     assert next(response.events()).data == "one"
 assert closed == [True]
 assert response.ending.reason == "disconnected", response.ending
 try:
-    with Client(app).stream("GET", "/waits", timeout=0.1) as response:
+    with Client(app).stream("GET", "/waits", timeout=0.5) as response:
         next(response.events())
         next(response.events())
 except TimeoutError as error:

@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import socket
@@ -53,7 +54,7 @@ def home(
 @pytest.fixture
 def server(home: Path, tmp_path: Path) -> Iterator[Running]:
     with started(tmp_path) as running:
-        eventually(lambda: len(sockets(home)) == 2, 20, running.log)
+        eventually(lambda: len(sockets(home)) == 2, explain=running.log)
         yield running
 
 
@@ -357,7 +358,7 @@ def test_what_killed_workers_left_is_swept(home: Path, tmp_path: Path, top: Top)
         eventually(lambda: len(sockets(home)) == 1 and not (place / "1-2.sock").exists())
         (path,) = sockets(home)
         os.kill(int(path.stem.partition("-")[2]), signal.SIGKILL)
-        eventually(lambda: sockets(home) not in ([], [path]), 20, running.log)
+        eventually(lambda: sockets(home) not in ([], [path]), explain=running.log)
         eventually(lambda: path not in sockets(home))
         assert len(top()["workers"]) == 1
     assert [path.name for path in place.iterdir()] == ["other.txt"]
@@ -405,7 +406,7 @@ def test_a_worker_that_is_kept_from_its_loop_is_said(
         eventually(lambda: "blocked" in top()["workers"][0])
         assert raw.read_head().status == 200
         assert raw.read_all().complete
-        assert "blocked" not in top()["workers"][0]
+        eventually(lambda: "blocked" not in top()["workers"][0])
 
 
 def test_a_folder_that_others_may_enter_is_not_used(home: Path, tmp_path: Path) -> None:
@@ -450,7 +451,7 @@ def test_it_is_shown_once_for_scripts(
     columns = ["WORKER", "AGE", "STATE", "STILL", "BYTES", "RATE", "BACKLOG", "CLIENT", "ROUTE"]
     assert head.split() == columns
     assert row.endswith("GET /ticks")
-    assert "KB/s" in row, "some 10 KB a second"
+    assert re.search(r" \d+(\.\d)? K?B/s ", row), "some 10 KB a second"
 
 
 def test_it_is_shown_in_a_terminal_until_q(server: Running) -> None:
@@ -460,7 +461,7 @@ def test_it_is_shown_in_a_terminal_until_q(server: Running) -> None:
 
     def read_until(wanted: bytes) -> None:
         nonlocal said
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while wanted not in said:
             assert time.monotonic() < deadline, said
             with suppress(OSError):  # Linux's EIO: nobody has the terminal open
@@ -479,7 +480,7 @@ def test_it_is_shown_in_a_terminal_until_q(server: Running) -> None:
             assert not termios.tcgetattr(theirs)[3] & termios.ICANON
             os.write(ours, b"q")
             read_until(b"\x1b[?25h\x1b[?1049l")
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
     assert termios.tcgetattr(theirs) == before

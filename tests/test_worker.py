@@ -1670,7 +1670,7 @@ def test_a_connection_that_waits_does_not_hold_a_worker_that_stops(tmp_path: Pat
             for _ in range(2):
                 sock = socket.socket(socket.AF_UNIX)
                 waiting.append(stack.enter_context(Raw(sock, server.running)))
-                sock.settimeout(10)
+                sock.settimeout(30)
                 sock.connect(address)
             for raw in waiting:
                 answers(raw)
