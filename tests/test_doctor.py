@@ -610,7 +610,7 @@ def length(value: bytes) -> bytes:
         ([CHUNKED], b"9" * 99 + b"\r\n", "a chunk of no size: b'999"),
         ([CHUNKED], b"\r\n", "a chunk of no size: b'"),
         ([CHUNKED], b"5\r\ndata:::\r\n", "a chunk goes on after its size: b'::"),
-        ([CHUNKED, b"0\r\n"], b"X: y\r\n", "trailers without an end: b'X: y"),
+        ([CHUNKED, b"0\r\n"], b"X: y\r\n", "trailers without an end: b'"),
         ([b"HTTP/1.1 302 On\r\nLocation: /\r\n\r\n"], b"", "give the URL that it leads to, '/'"),
         ([f"HTTP/1.1 500 {EVIL}\r\nServer: {EVIL}\r\n\r\n".encode()], b"", "500 "),
         ([f"HTTP/1.1 302 {EVIL}\nx\r\nLocation: {'x' * 60000}\r\n\r\n".encode()], b"", "302 "),

@@ -56,6 +56,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "vento_wsgi.fields",
         "vento_wsgi.formats",
         "vento_wsgi.sse",
+        "vento_wsgi.terminal",
     ),
 }
 
