@@ -1,9 +1,9 @@
-"""Sockets of a user who wishes ``vento-wsgi top`` ill, in the folder of its first argument.
+"""Sockets of a user who wishes ``vento-wsgi top`` ill.
 
-Each of these "workers" is a process of its own, with the name that its process should have, so
-that nothing but what it says or leaves unsaid gives it away. The second argument is the master
-of somebody else's server, the third the
-folder of its sockets. Prints a line when all of them listen; ends with its input.
+Most of these "workers" are processes with the names that their processes should have, so that
+only what they say or leave unsaid gives them away. Arguments: the folder for the sockets; the
+master of another user's server; the folder of that server's sockets. Prints a line when all of
+them listen; ends when its input ends.
 """
 
 import json
@@ -94,11 +94,20 @@ def floods(client: socket.socket) -> None:
 kept: list[socket.socket] = []
 
 
-def listen(folder: Path, master: int) -> socket.socket:
+def listen(path: Path) -> socket.socket:
     listening = socket.socket(socket.AF_UNIX)
-    listening.bind(str(folder / f"{master}-{os.getpid()}.sock"))
+    listening.bind(str(path))
     listening.listen(8)
     return listening
+
+
+def fill(listening: socket.socket) -> None:
+    """Connect until nobody else can."""
+    for _ in range(20):
+        kept.append(socket.socket(socket.AF_UNIX))
+        kept[-1].setblocking(False)
+        with suppress(BlockingIOError):
+            kept[-1].connect(listening.getsockname())
 
 
 def run(folder: Path, master: int, answer: Callable[[socket.socket], None] | None) -> None:
@@ -109,15 +118,9 @@ def run(folder: Path, master: int, answer: Callable[[socket.socket], None] | Non
         assert os.read(ready, 1) == b"x"
         os.close(ready)
         return
-    listening = listen(folder, master)
+    listening = listen(folder / f"{master}-{os.getpid()}.sock")
     if answer is None:
-        waiting = [socket.socket(socket.AF_UNIX) for _ in range(20)]
-        for one in waiting:
-            one.setblocking(False)
-            try:
-                one.connect(listening.getsockname())
-            except BlockingIOError:
-                break
+        fill(listening)
     os.write(told, b"x")
     while answer is None:
         signal.pause()
@@ -133,14 +136,19 @@ def main() -> None:
     for answer in (None, silent, trickles, floods, *map(says, SAYS)):
         run(folder, os.getpid(), answer)
     run(folder, theirs, says(said(name="forged")))
+    run(folder, theirs, None)
+    for other in Path(sys.argv[3]).glob("*.sock"):
+        if not (child := os.fork()):
+            signal.pause()
+        (folder / f"{os.getpid()}-{child}.sock").symlink_to(other)
+        kept.append(listen(folder / other.name))
+        fill(kept[-1])
     os.mkfifo(folder / "1-2.sock")
     (folder / "1-3.sock").mkdir()
     (folder / "1-4.sock").symlink_to("/dev/zero")
     (folder / "1-5.sock").touch()
     (folder / "\u00b2-\u00b2.sock").touch()
     (folder / f"{'9' * 200}-1.sock").touch()
-    for other in Path(sys.argv[3]).glob("*.sock"):
-        (folder / other.name).symlink_to(other)
     for number in range(3000):
         (folder / f"7-{number}.sock").touch()
     sys.stdout.write("ready\n")

@@ -298,29 +298,32 @@ def _ask(selector: selectors.BaseSelector, number: int, uid: int, place: Path) -
 def _connected(path: str, asked: _Asked) -> socket.socket:
     """A connection to the worker that is named. Raises OSError.
 
-    The file may be a link to anything. In its own folder a user may name sockets as it likes;
-    in that of another user a name might claim the server of a third.
+    The file may be a link to anything, so the kernel has to say whose process is there. In its
+    own folder a user may name sockets as it likes; in that of another user a name might claim
+    the server of a third.
     """
+    own = asked.uid == os.geteuid()
+    if not own and not _is_worker(asked):
+        raise PermissionError(f"{path} does not name a worker of its user")
     sock = socket.socket(socket.AF_UNIX)
     try:
         sock.setblocking(False)
         sock.connect(path)
         pid, uid = peer_of(sock)
-        named = (pid, _parent(pid)) == (asked.worker, asked.master)
-        if uid != asked.uid or not (named or uid == os.geteuid()):
-            raise PermissionError(f"{path} is not of the worker in its name")
+        if uid != asked.uid or not (own or pid == asked.worker):
+            raise PermissionError(f"{path} is not the socket of the worker in its name")
     except BaseException:
         sock.close()
         raise
     return sock
 
 
-def _parent(pid: int) -> int:
-    try:
-        told = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return 0
-    return int(told.rpartition(b")")[2].split()[1])  # proc(5): pid (name) state parent
+def _is_worker(asked: _Asked) -> bool:
+    """Whether there is a process of this user, and this parent."""
+    process = Path(f"/proc/{asked.worker}")
+    stat = process.joinpath("stat").read_bytes()  # proc(5): pid (name) state parent
+    parent = int(stat.rpartition(b")")[2].split()[1])
+    return (process.stat().st_uid, parent) == (asked.uid, asked.master)
 
 
 def _answers(selector: selectors.BaseSelector, until: float) -> Iterator[_Asked]:
