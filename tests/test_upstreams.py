@@ -74,7 +74,7 @@ def by_http_client(url: str) -> http.client.HTTPResponse:
 
 
 def by_requests(url: str, *, enforce: bool = True) -> requests.Response:
-    response = requests.get(url, stream=True, timeout=10)
+    response = requests.get(url, stream=True, timeout=30)
     response.raw.enforce_content_length = enforce  # False is the default of urllib3's 1.x
     return response
 
