@@ -432,8 +432,8 @@ log = opened()
 start = log.last()
 said("ready")
 for name, limit in (("sqlite", "POLL"), ("redis", "BLOCK")):  # it has to be told
-    module = sys.modules.get(f"vento_wsgi.broker.{name}")
-    setattr(module, limit, 300) if module else None
+    if module := sys.modules.get(f"vento_wsgi.broker.{name}"):
+        setattr(module, limit, 300)
 for entries in log.follow(start):
     for entry in entries:
         if entry.topic == "ask":
