@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable
+from functools import wraps
 from time import perf_counter
 from typing import Any
 
 import gevent
 import pytest
-from gevent import get_hub
-from gevent._hub_local import set_hub
 from gevent.socket import wait_read
 
 from vento_wsgi.turns import MAX_SLICE, turns
@@ -18,14 +18,28 @@ from vento_wsgi.turns import MAX_SLICE, turns
 MANY = 100
 
 
-@pytest.fixture(autouse=True)
-def own_loop() -> Iterator[None]:
-    """A hub of its own: what other tests have left in theirs has no turn here."""
-    before = get_hub()
-    set_hub(None)  # type: ignore[arg-type]
-    yield
-    get_hub().destroy(destroy_loop=True)
-    set_hub(before)
+def on_its_own(test: Callable[..., None]) -> Callable[..., None]:
+    """Run a test in a thread of its own: others have left greenlets in the hub of pytest's."""
+
+    @wraps(test)
+    def run(**arguments: Any) -> None:
+        errors: list[BaseException] = []
+
+        def inside() -> None:
+            try:
+                test(**arguments)
+            except BaseException as error:
+                errors.append(error)
+            finally:
+                gevent.get_hub().destroy(destroy_loop=True)
+
+        thread = threading.Thread(target=inside)
+        thread.start()
+        thread.join()
+        for error in errors:
+            raise error
+
+    return run
 
 
 def work() -> None:
@@ -38,6 +52,7 @@ def crowd(each: Callable[[], Any]) -> list[Any]:
     return [gevent.spawn(each) for _ in range(MANY)]
 
 
+@on_its_own
 def test_a_socket_is_served_before_all_who_have_much_to_do_had_their_turn() -> None:
     done: list[str] = []
     ours, theirs = socket.socketpair()
@@ -61,6 +76,7 @@ def test_a_socket_is_served_before_all_who_have_much_to_do_had_their_turn() -> N
     assert done.index("read") < MANY
 
 
+@on_its_own
 def test_they_go_on_in_the_order_in_which_they_came() -> None:
     order: list[int] = []
 
@@ -73,6 +89,7 @@ def test_they_go_on_in_the_order_in_which_they_came() -> None:
     assert order == list(range(MANY))
 
 
+@on_its_own
 def test_one_that_is_killed_while_it_waits_holds_up_nobody() -> None:
     done: list[int] = []
 
@@ -90,6 +107,7 @@ def test_one_that_is_killed_while_it_waits_holds_up_nobody() -> None:
     assert len(turns()._waiting) == 0
 
 
+@on_its_own
 def test_one_that_ends_another_in_its_turn_does_not_stop_the_queue() -> None:
     done: list[str] = []
     greenlets: list[Any] = []
@@ -112,6 +130,7 @@ def test_one_that_ends_another_in_its_turn_does_not_stop_the_queue() -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, gevent.GreenletExit])
+@on_its_own
 def test_an_error_in_a_turn_does_not_stop_the_queue(error: type[BaseException]) -> None:
     done: list[str] = []
 
