@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, NamedTuple, Protocol
 
+from .logs import logger
+
 __all__ = ["Account", "CloseReason", "Ending", "Observer", "Snapshot", "observers"]
 
-log = logging.getLogger(__name__)
-access = logging.getLogger("vento_wsgi.access")
+log = logger(__name__)
+access = logger("vento_wsgi.access")
 
 
 class CloseReason(str, enum.Enum):
@@ -89,12 +91,23 @@ class Account:
     route: what it is called. drain: the worker's, if it has one. on_end: called with the Ending.
     start: when it began, in seconds of monotonic(). reason: why it ended, once it has.
     sent, pieces: bytes that the client was sent, without framing, and in how many pieces.
+    request_id: X-Request-ID of its request, for log records.
     """
 
-    __slots__ = ("_drain", "_moved", "_on_end", "pieces", "reason", "route", "sent", "start")
+    __slots__ = (
+        *("_drain", "_moved", "_on_end", "pieces", "reason", "request_id", "route", "sent"),
+        "start",
+    )
 
-    def __init__(self, route: str, drain: Any, on_end: Callable[[Ending], object] | None) -> None:
+    def __init__(
+        self,
+        route: str,
+        drain: Any,
+        on_end: Callable[[Ending], object] | None,
+        request_id: str | None,
+    ) -> None:
         self.route = route
+        self.request_id = request_id
         self.reason: CloseReason | None = None
         self.sent = self.pieces = 0
         self.start = self._moved = monotonic()
@@ -120,6 +133,17 @@ class Account:
         """How it is just now."""
         raise NotImplementedError
 
+    def fields(self, reason: CloseReason | None) -> dict[str, object]:
+        """What a log record says of it, as ``extra``. reason: why it ends, if it does."""
+        return {
+            "route": self.route,
+            "request_id": self.request_id,
+            "reason": reason,
+            "bytes": self.sent,
+            "chunks": self.pieces,
+            "duration": monotonic() - self.start,
+        }
+
     def _tell(self, reason: CloseReason, first: float | None, backlog: int) -> None:
         """Say how it ended; once."""
         listened = self._on_end is not None or observers or access.isEnabledFor(logging.INFO)
@@ -130,6 +154,7 @@ class Account:
                 access.info(
                     "%s %s: %d bytes, %d pieces, %.3f s",
                     *(self.route, reason, self.sent, self.pieces, duration),
+                    extra=self.fields(reason),
                 )
                 for observer in observers:
                     self._call(observer.ended, self.route, ending)
@@ -144,4 +169,5 @@ class Account:
             function(*arguments)
         except Exception:
             name = "on_end" if function is self._on_end else getattr(function, "__name__", function)
-            log.exception("%s: %s failed", self.route, name)
+            fields = self.fields(self.reason)
+            log.exception("%s: %s failed", self.route, name, extra=fields)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import html
 import json
-import logging
 import os
 import sys
 import traceback
@@ -29,7 +28,8 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 
 from .context import Context
 from .exceptions import RouteError, StreamAborted
-from .keys import ROUTE
+from .keys import ROUTE, fields
+from .logs import logger
 from .response import Response
 from .routing import Middleware, Route, Router, chain, check_callable
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["App", "create_app"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 MAX_CONTENT_LENGTH = 16 * 1024 * 1024
 """Bytes of a request body by default: JSON and forms fit, and one client cannot fill a disk."""
@@ -208,7 +208,8 @@ class App:
             try:
                 _finish(ctx, answer)
             except Exception:
-                log.exception("%s: on_response failed", _route(ctx))
+                known = fields(environ)
+                log.exception("%s: on_response failed", known["route"], extra=known)
                 answer = self._answer(ctx, error)
             return answer(environ, restart)
 
@@ -227,7 +228,8 @@ class App:
             if error.code < 400:
                 return error.get_response(ctx.environ)
         else:
-            log.error("%s failed", _route(ctx), exc_info=error)
+            known = fields(ctx.environ)
+            log.error("%s failed", known["route"], exc_info=error, extra=known)
             problem, detail = InternalServerError(), None
         headers = Headers(problem.get_headers(ctx.environ))
         if self.debug:
@@ -259,11 +261,6 @@ def _finish(ctx: Context, response: WerkzeugResponse) -> None:
     except BaseException:
         response.close()
         raise
-
-
-def _route(ctx: Context) -> str:
-    route: str | None = ctx.environ.get(ROUTE)
-    return route or f"{ctx.method} {ctx.path}"
 
 
 def _dispatch(rules: Map, plain: dict[tuple[str, str], Endpoint], ctx: Context) -> WerkzeugResponse:

@@ -9,15 +9,15 @@ was read to its end, left in the middle or never started.
 from __future__ import annotations
 
 import io
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from .exceptions import BodyError, StreamAborted
+from .logs import logger
 
 __all__ = ["READ_SIZE", "Chunks", "check", "encode", "measured"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 READ_SIZE = 64 * 1024
 """Bytes asked of a file at a time: above it a read costs no less, and a slow client holds more."""
@@ -123,19 +123,30 @@ def _whole(items: Iterator[Any], upstream: Any) -> Iterator[Any]:
         raise EOFError(f"the upstream's response ended {left} bytes short of its Content-Length")
 
 
-def measured(chunks: Iterator[bytes], length: int, name: str) -> Iterator[bytes]:
-    """The chunks of a body of `length` bytes. Raises StreamAborted where it is not as long."""
+def measured(
+    chunks: Iterator[bytes], length: int, name: str, fields: Callable[[], dict[str, object]]
+) -> Iterator[bytes]:
+    """The chunks of a body of `length` bytes. Raises StreamAborted if it is not as long.
+
+    name: what it is called in logs. fields: gives what else a log record says of it.
+    """
     left = length
     for chunk in chunks:
         if len(chunk) > left:
-            log.error("%s: the body is longer than its Content-Length; the rest is cut", name)
+            log.error(
+                "%s: the body is longer than its Content-Length; the rest is cut",
+                name,
+                extra=fields(),
+            )
             if left:
                 yield chunk[:left]
             raise StreamAborted(f"{name}: longer than its Content-Length")
         left -= len(chunk)
         yield chunk
     if left:
-        log.error("%s: the body ended %d bytes short of its Content-Length", name, left)
+        log.error(
+            "%s: the body ended %d bytes short of its Content-Length", name, left, extra=fields()
+        )
         raise StreamAborted(f"{name}: shorter than its Content-Length")
 
 

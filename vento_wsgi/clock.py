@@ -14,7 +14,6 @@ them from a reader, but not from poll().
 
 from __future__ import annotations
 
-import logging
 import os
 import select
 import threading
@@ -22,9 +21,11 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from .logs import logger
+
 __all__ = ["Clock", "Member", "Watch", "clock"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 TICK = 0.25
 """Seconds: policies are in whole ones, so asking every stream four times in each is enough."""

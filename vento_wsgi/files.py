@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import errno
 import io
-import logging
 import os
 import re
 import secrets
@@ -35,10 +34,11 @@ from werkzeug.http import (
 from . import fields
 from .body import READ_SIZE
 from .exceptions import StreamAborted
+from .logs import logger
 
 __all__ = ["PLAIN", "File", "Window", "answer", "offers_sendfile", "open_file"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _SYNTAX = re.compile(
     r"bytes=[ \t]*(\d+-\d*|-0*[1-9]\d*)([ \t]*,[ \t]*(\d+-\d*|-0*[1-9]\d*))*[ \t]*",

@@ -8,7 +8,6 @@ that is ready, as one chunk, and waits when nothing is; ``wake()`` ends such a w
 from __future__ import annotations
 
 import contextvars
-import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -16,12 +15,14 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from .logs import logger
+
 if TYPE_CHECKING:
     from .greenlets import Greenlets
 
 __all__ = ["MAX_BUFFER", "InPlace", "Pump", "Threads", "cooperative", "interruptible", "pump_for"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 MAX_BUFFER = 64 * 1024
 """Bytes made ahead of the writer: a send of more costs no less, and each stream may hold them."""

@@ -30,7 +30,6 @@ is in the server's send, and is thrown out of it.
 from __future__ import annotations
 
 import json
-import logging
 import math
 import time
 from codecs import BOM_UTF8
@@ -46,7 +45,8 @@ from .body import measured
 from .clock import Clock, clock
 from .connection import Connection
 from .exceptions import ClientStalled, StreamAborted
-from .keys import DRAIN, route
+from .keys import DRAIN, request_id, route
+from .logs import logger
 from .policies import DEFAULT, Policies
 from .pump import Pump, cooperative, pump_for
 
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FAILED", "Stream", "broken_request"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 MAX_PIECE = 256 * 1024
 """Bytes given to the server at a time: between two pieces a verdict is acted on."""
@@ -141,14 +141,15 @@ class Stream(Account, Iterator[bytes]):
         policies: Policies = DEFAULT,
         pump: Pump | None = None,
     ) -> None:
-        super().__init__(route(environ), environ.get(DRAIN), policies.on_end)
+        known = request_id(environ)
+        super().__init__(route(environ), environ.get(DRAIN), policies.on_end, known)
         together, timed = cooperative(), bool(policies.heartbeat or policies.deadline)
         self._close = close
         self._event_stream = event_stream
         self._drains = policies.drain_for(environ, event_stream=event_stream)
         self._policies = policies
         if length is not None:  # there is no room in it for what is said in between
-            chunks = measured(chunks, length, self.route)
+            chunks = measured(chunks, length, self.route, lambda: self.fields(CloseReason.FAILED))
         else:
             self._beat = policies.beat(event_stream=event_stream)
             if event_stream:
@@ -318,7 +319,13 @@ class Stream(Account, Iterator[bytes]):
         raise self._end()
 
     def _failed(self, error: BaseException) -> bytes:
-        say = partial(log.error, "%s failed in mid-stream", self.route, exc_info=error)
+        say = partial(
+            log.error,
+            "%s failed in mid-stream",
+            self.route,
+            exc_info=error,
+            extra=self.fields(CloseReason.FAILED),
+        )
         self._pump.report(say)
         self._stop(CloseReason.FAILED)
         if self._between_events():
@@ -428,7 +435,8 @@ class Stream(Account, Iterator[bytes]):
             try:
                 self._pump.stop(self._close)
             except Exception:
-                log.exception("%s: closing its source failed", self.route)
+                fields = self.fields(self.reason)
+                log.exception("%s: closing its source failed", self.route, extra=fields)
 
     def _settle(self) -> None:
         """Say how it ended: when the server has come back for more, or has given up."""

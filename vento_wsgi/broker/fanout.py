@@ -12,7 +12,6 @@ an id without an event, to a subscriber whose last id has gone half the way out 
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -22,13 +21,14 @@ from time import monotonic
 from typing import NamedTuple, Protocol
 
 from ..exceptions import BrokerError
+from ..logs import logger
 from ..pump import cooperative
 from .frame import Frame, gap, mark
 from .log import Entry, Log, Position, Topics
 
 __all__ = ["Fanout", "Sink"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 MANY, LONG = 100, 5.0
 """Entries at once, seconds between two: then some may have been dropped before they were read."""

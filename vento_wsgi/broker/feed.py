@@ -7,7 +7,6 @@ ends.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from ..account import CloseReason
 from ..exceptions import ClientStalled
-from ..keys import DRAIN, route
+from ..keys import DRAIN, request_id, route
+from ..logs import logger
 from ..policies import Policies
 from ..sse import opening
 from ..stream import FAILED, FAREWELL, Stream
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Feed"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 PIECE = 64 * 1024
 """Bytes of the log sent at a time."""
@@ -50,6 +50,7 @@ class Feed:
         self._stream: Stream | None = None
         self._close = close
         self._route = route(environ)
+        self._request_id = request_id(environ)
         self._drain = environ.get(DRAIN)
         self._drains = policies.drain_for(environ, event_stream=True)
         self._opening = opening(environ["REQUEST_METHOD"])
@@ -95,7 +96,13 @@ class Feed:
         silent = close is None and done is None
         ended = None if silent else partial(_ended, close, done)
         slot = Slot(
-            self._subscription, self.policies, self._route, ended, self._drain, self._drains
+            self._subscription,
+            self.policies,
+            self._route,
+            self._request_id,
+            ended,
+            self._drain,
+            self._drains,
         )
 
         def send(data: bytes) -> None:
@@ -125,7 +132,8 @@ class Feed:
         except OSError:
             raise
         except Exception:
-            log.exception("%s failed in mid-stream", self._route)
+            fields = slot.fields(CloseReason.FAILED)
+            log.exception("%s failed in mid-stream", self._route, extra=fields)
             send(ready + FAILED)
             time.sleep(FAREWELL)
             return CloseReason.FAILED

@@ -12,7 +12,6 @@ is one of a lost entry, or of another stream.
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import re
@@ -32,13 +31,14 @@ from redis.exceptions import AuthorizationError, RedisError
 from redis.retry import Retry
 
 from ..exceptions import BrokerError
+from ..logs import logger
 from .log import Entry, Topics
 from .scripts import APPEND, READ, START, STATE, Position, State, parse, position, text
 from .url import Secret, without_password
 
 __all__ = ["Redis"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 BATCH = 250
 """Entries read at once: their parsing takes some milliseconds, then others have their turn."""

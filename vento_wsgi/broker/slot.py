@@ -9,7 +9,6 @@ those of a Stream, told in the same way.
 
 from __future__ import annotations
 
-import logging
 import math
 import socket
 import sys
@@ -24,6 +23,7 @@ from gevent.monkey import get_original
 from ..account import Account, CloseReason, Snapshot
 from ..clock import Watch, clock
 from ..connection import RESET, Progress
+from ..logs import logger
 from ..policies import DrainKind, Policies
 from ..sse import COMMENT, Event
 from ..stream import STUCK
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Slot"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 LAST_CHUNK = b"0\r\n\r\n"
 
@@ -51,7 +51,8 @@ WRITABLE = 2
 class Slot(Account):
     """A socket that is told of events, framed as chunks of HTTP/1.1 (RFC 9112, section 7.1).
 
-    policies, route: as those of a Stream. ended: called at the end, with the bytes that were sent.
+    policies, route, request_id: as those of a Stream. ended: called at the end, with the bytes
+        that were sent.
     drains: what happens to it when the worker stops.
     """
 
@@ -65,11 +66,12 @@ class Slot(Account):
         subscription: Subscription,
         policies: Policies,
         route: str,
+        request_id: str | None,
         ended: Callable[[int], object] | None,
         drain: Any,
         drains: DrainKind,
     ) -> None:
-        super().__init__(sys.intern(route), drain, policies.on_end)
+        super().__init__(sys.intern(route), drain, policies.on_end, request_id)
         self.topics = subscription.topics
         self._limit, self._slow = subscription.backlog, subscription.slow
         self._log = subscription.log
@@ -175,7 +177,8 @@ class Slot(Account):
             if ended is not None:
                 ended(self.sent)
         except Exception:
-            log.exception("%s: closing its response failed", self.route)
+            fields = self.fields(self.reason)
+            log.exception("%s: closing its response failed", self.route, extra=fields)
         finally:
             self._tell(reason, None, unsent)
 

@@ -17,7 +17,6 @@ oldest entry names.
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import re
@@ -35,6 +34,7 @@ from math import inf
 from typing import TypeVar
 
 from ..exceptions import BrokerError
+from ..logs import logger
 from .checkpoints import Checkpoints, native, take
 from .database import condition, connect, drop_journal, is_locked, mend, refusal
 from .epoch import Epoch
@@ -43,7 +43,7 @@ from .wakeups import Listener, Wakeups
 
 __all__ = ["SQLite"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 BATCH = 1000
 """Entries read at once, wanted or not: about a millisecond, then others have their turn."""

@@ -11,18 +11,18 @@ everybody on the machine could use.
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from ..logs import logger
 from .database import make_directory
 
 __all__ = ["Listener", "Wakeups"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 MAX_PATH = 100
 """Bytes of a socket's path: Linux has room for 107, macOS for 103."""

@@ -21,7 +21,6 @@ Requests over a Unix socket have no address. They come from a proxy as well, and
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -31,6 +30,7 @@ from werkzeug.exceptions import ServiceUnavailable
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from ..context import Context
+from ..logs import logger
 from ..routing import Middleware, Next
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["limit_streams"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 RETRY_AFTER = 5
 """Seconds until a refused client should try again."""

@@ -23,7 +23,6 @@ next chunk, and there is no heartbeat.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import Context, copy_context
 from dataclasses import replace
@@ -32,7 +31,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import body as bodies
 from ..broker.feed import Feed
-from ..keys import route
+from ..keys import fields
+from ..logs import logger
 from ..policies import DEFAULT, Policies
 from ..pump import cooperative
 from ..response import EVENT_STREAM
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StreamGuard"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _FOR_EVENTS = (("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no"))
 
@@ -246,7 +246,8 @@ class _Call(Iterator[bytes]):
         except Exception:
             if not self.is_stream:
                 raise
-            log.exception("%s: closing its body failed", route(self.environ))
+            known = fields(self.environ)
+            log.exception("%s: closing its body failed", known["route"], extra=known)
 
     def close(self) -> None:
         """Close the body that the application has returned; further calls do nothing."""

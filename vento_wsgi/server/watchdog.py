@@ -8,7 +8,6 @@ main thread is doing at that moment, and logs it, once for each time.
 from __future__ import annotations
 
 import inspect
-import logging
 import sys
 import time
 from pathlib import Path
@@ -17,9 +16,11 @@ from typing import Any
 
 from gevent.monkey import get_original
 
+from ..logs import logger
+
 __all__ = ["Watchdog"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _PACKAGE = str(Path(__file__).resolve().parent.parent)
 

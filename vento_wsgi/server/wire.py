@@ -12,7 +12,6 @@ It is also what streams find at ``environ["vento_wsgi.connection"]``; see connec
 from __future__ import annotations
 
 import io
-import logging
 import os
 import socket
 import time
@@ -29,13 +28,14 @@ from ..account import CloseReason
 from ..connection import RESET, Progress
 from ..exceptions import ClientStalled, StreamAborted
 from ..files import PLAIN
+from ..logs import logger
 from ..policies import SEND_TIMEOUT
 from ..stream import Stream
 from ..turns import turns
 
 __all__ = ["Wire"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 LAST_CHUNK = b"0\r\n\r\n"
 
