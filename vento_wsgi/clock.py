@@ -9,13 +9,15 @@ only has no more to say (``nc -N``, a half-closed socket). Both look the same un
 is sent: then the one who left answers RST. So FIN is answered with a probe, a few bytes that
 change nothing (see Stream), and RST is the proof. A socket can also be readable because of
 bytes that nobody wants yet, a pipelined request or a TLS alert; these hide the FIN behind
-them from a reader, but not from poll().
+them from a reader, but not from poll() on Linux, which has POLLRDHUP. macOS does not: there a
+reader looks, and a departure behind unread bytes is noticed at the next write.
 """
 
 from __future__ import annotations
 
 import os
 import select
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -32,9 +34,6 @@ TICK = 0.25
 
 BEAT = 0.05
 """Seconds: how late a departure behind unread bytes is seen; half of what is promised."""
-
-_GONE = select.POLLERR | select.POLLHUP | select.POLLNVAL
-_EVENTS = _GONE | select.POLLRDHUP
 
 
 class Member(Protocol):
@@ -130,7 +129,8 @@ def _forget() -> None:
     _clock = None
 
 
-os.register_at_fork(after_in_child=_forget)  # timers and threads are the parent's
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_forget)  # timers and threads are the parent's
 
 
 class Watch:
@@ -162,19 +162,26 @@ class Watch:
 
         self._io.stop()
         self._poll = get_original("select", "poll")()
-        self._poll.register(self._sock.fileno(), _EVENTS)
+        self._poll.register(self._sock.fileno(), getattr(select, "POLLRDHUP", 0))
         self._clock.suspect(self)
         self.check()
 
     def check(self) -> None:
         """Ask the kernel; called in the loop while the socket is suspect."""
-        found = not self._closed and self._poll.poll(0)
-        if not found:
+        if self._closed:
             return
-        if found[0][1] & _GONE:
+        found = self._poll.poll(0)  # errors and hang-ups are found unasked
+        events = found[0][1] if found else 0
+        if hasattr(select, "POLLRDHUP"):
+            gone = events & (select.POLLERR | select.POLLHUP | select.POLLNVAL)
+        else:  # there a FIN alone may be POLLHUP
+            gone = events & (select.POLLERR | select.POLLNVAL)
+            if not gone:
+                events, gone = _peeked(self._sock.fileno())
+        if gone:
             self.close()
             self._left()
-        elif self._probe is not None:
+        elif events and self._probe is not None:
             probe, self._probe = self._probe, None
             probe()
 
@@ -185,3 +192,19 @@ class Watch:
             self._clock.suspects.discard(self)
             self._io.stop()
             self._io.close()
+
+
+def _peeked(fd: int) -> tuple[bool, bool]:
+    """Whether a reader of the socket finds its end, and whether it finds an error."""
+    from gevent.monkey import get_original
+
+    sock: Any = get_original("socket", "socket")(fileno=fd)
+    try:
+        sock.setblocking(False)  # as gevent has it
+        return sock.recv(1, socket.MSG_PEEK) == b"", False
+    except BlockingIOError:
+        return False, False
+    except OSError:
+        return False, True
+    finally:
+        sock.detach()

@@ -189,7 +189,7 @@ class File:
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes at `offset` of the open file, b"" past its end."""
-        if self.descriptor is not None:
+        if self.descriptor is not None and hasattr(os, "pread"):  # not on Windows
             return os.pread(self.descriptor, size, offset)
         self.body.seek(offset)
         return self.body.read(size)

@@ -19,16 +19,17 @@ empty when gunicorn starts, in ``PROMETHEUS_MULTIPROC_DIR``, and gunicorn this h
 streams of a worker that died are not counted as open for ever:
 
     from vento_wsgi.contrib.prometheus import child_exit     # in gunicorn.conf.py
+
+gunicorn's master never imports prometheus_client for it: workers that are forked later would have
+its locks as they were before gevent patched the standard library.
 """
 
 from __future__ import annotations
 
+import glob
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
-
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.exposition import choose_encoder, make_wsgi_app
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from ..account import Ending, observers
 from ..context import Context
@@ -37,6 +38,7 @@ from ..response import Response
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
+    from prometheus_client import CollectorRegistry
 
 __all__ = ["DIRECTORY", "OTHER", "StreamMetrics", "child_exit"]
 
@@ -58,10 +60,14 @@ BYTES = (0, 1024, 16 * 1024, 64 * 1024, 256 * 1024, 1024 * 1024)
 class StreamMetrics:
     """Counts every stream of the process from now on, and is the handler that tells.
 
-    registry: where the metrics are made, once for each. Raises ValueError if they are there.
+    registry: where the metrics are made, once for each; prometheus_client's own by default.
+    Raises ValueError if they are there.
     """
 
-    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+
+        registry = REGISTRY if registry is None else registry
         self._registry = registry
         by: Any = {"labelnames": ["route"], "registry": registry}
         self._open = Gauge(
@@ -116,25 +122,36 @@ class StreamMetrics:
         """What is told: this process's metrics, or in multi-process mode those of all."""
         if DIRECTORY not in os.environ:
             return self._registry
+        from prometheus_client import CollectorRegistry
+        from prometheus_client.multiprocess import MultiProcessCollector
+
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return registry
 
     def __call__(self, ctx: Context) -> Response:
         """A handler: all metrics, in the format that the scraper asks for."""
+        from prometheus_client.exposition import choose_encoder
+
         encode, content_type = choose_encoder(ctx.headers.get("Accept", ""))
         return Response(encode(self.registry), content_type=content_type)
 
     @property
     def wsgi_app(self) -> WSGIApplication:
         """The same as a WSGI application."""
+        from prometheus_client.exposition import make_wsgi_app
+
         return make_wsgi_app(self.registry)
 
 
 def child_exit(server: Any, worker: Any) -> None:  # noqa: ARG001
     """A hook of gunicorn's: what a worker that has exited had open is open no more."""
     if DIRECTORY in os.environ:
-        mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+        # what mark_process_dead() of prometheus_client does
+        path = glob.escape(os.environ[DIRECTORY])
+        for file in glob.glob(f"{path}/gauge_live*_{worker.pid}.db"):
+            with suppress(FileNotFoundError):
+                os.remove(file)
 
 
 def _label(route: str) -> str:

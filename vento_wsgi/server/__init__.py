@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .worker import StreamWorker
 
 __all__ = ["StreamWorker"]
+
+if sys.platform == "win32" or not hasattr(os, "fork") or not importlib.util.find_spec("fcntl"):
+    raise ImportError(
+        "vento_wsgi.server runs on Linux and macOS: it needs gunicorn, which does not run on "
+        "Windows. Serve the application with another WSGI server there, such as waitress."
+    )
 
 
 def __getattr__(name: str) -> Any:

@@ -160,7 +160,7 @@ def _imported_too_early() -> Iterator[tuple[str, ModuleType]]:
     others = {_package(name) for name in names[:first]}.union(_OTHERS, sys.stdlib_module_names)
     for name, module in modules[first:last]:
         package = _package(name)
-        if isinstance(module, ModuleType) and package not in others and package[0] != "_":
+        if isinstance(module, ModuleType) and package not in others and not package.startswith("_"):
             yield name, module
 
 

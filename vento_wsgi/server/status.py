@@ -207,7 +207,8 @@ def _listening(path: Path) -> Any:
     unready.unlink(missing_ok=True)  # of a killed worker that had the same number
     listening = cooperative.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        os.fchmod(listening.fileno(), 0o600)  # Linux makes the name with these permissions
+        with suppress(OSError):  # macOS refuses
+            os.fchmod(listening.fileno(), 0o600)  # Linux makes the name with these permissions
         listening.bind(str(unready))
         unready.chmod(0o600)
         listening.listen(8)
