@@ -1,5 +1,6 @@
 """What is built, what it installs, and that it works where nothing else is."""
 
+import ast
 import email
 import http.client
 import os
@@ -11,14 +12,17 @@ import zipfile
 from collections.abc import Sequence
 from contextlib import closing
 from email.message import Message
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.version import Version
 from test_cli import started
 
 from vento_wsgi import __version__
+from vento_wsgi.server.hooks import GEVENT, GUNICORN
 
 ROOT = Path(__file__).resolve().parent.parent
 MINUTES = 10 * 60.0  # for what downloads
@@ -173,10 +177,19 @@ def metadata(built: Built) -> Message:
         )
 
 
-def requirements(built: Built) -> list[Requirement]:
-    """What an installation without extras needs."""
+def requirements(built: Built, extra: str = "") -> list[Requirement]:
+    """What an installation needs, and what it needs besides with `extra`."""
     every = [Requirement(line) for line in metadata(built).get_all("Requires-Dist", [])]
-    return [requirement for requirement in every if requirement.marker is None]
+    return [
+        requirement
+        for requirement in every
+        if (requirement.marker is None and not extra)
+        or (requirement.marker is not None and requirement.marker.evaluate({"extra": extra}))
+    ]
+
+
+def bounds(requirement: Requirement) -> dict[str, Version]:
+    return {each.operator: Version(each.version) for each in requirement.specifier}
 
 
 # What is built.
@@ -207,10 +220,29 @@ def test_the_version_is_the_same_everywhere(built: Built) -> None:
     assert metadata(built)["Version"] == __version__
 
 
-def test_an_installation_needs_three_packages_each_from_a_version_on(built: Built) -> None:
-    needed = requirements(built)
-    assert {requirement.name for requirement in needed} == {"werkzeug", "gunicorn", "gevent"}
-    assert [[s.operator for s in requirement.specifier] for requirement in needed] == [[">="]] * 3
+@pytest.mark.parametrize(
+    ("extra", "names"),
+    [
+        ("", {"werkzeug", "gunicorn", "gevent"}),
+        ("brotli", {"brotli"}),
+        ("metrics", {"prometheus_client"}),
+        ("redis", {"redis"}),
+        ("zstd", {"zstandard"}),
+    ],
+)
+def test_what_is_needed_is_allowed_below_the_major_version_after_the_tested_one(
+    built: Built, extra: str, names: set[str]
+) -> None:
+    needed = requirements(built, extra)
+    assert {requirement.name for requirement in needed} == names
+    for requirement in needed:
+        tested = Version(version(requirement.name))
+        allowed = bounds(requirement)
+        assert set(allowed) == {">=", "<"}
+        assert allowed[">="] <= tested < allowed["<"] == Version(f"{tested.major + 1}")
+
+
+def test_an_installation_needs_a_python_that_is_maintained(built: Built) -> None:
     assert metadata(built)["Requires-Python"] == ">=3.10"
 
 
@@ -254,7 +286,7 @@ def test_a_strictly_typed_application_checks_against_it(programs: Path, tmp_path
 def test_the_lowest_versions_that_it_allows_do_serve(
     built: Built, project: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    lowest = [str(requirement).replace(">=", "==") for requirement in requirements(built)]
+    lowest = [f"{each.name}=={bounds(each)['>=']}" for each in requirements(built)]
     programs = bare(tmp_path_factory.mktemp("lowest") / "venv", built.wheel, *lowest)
     command = [programs / "vento-wsgi", "run", "web:app", "--port", "0"]
     with started(command, project, PYTHONPATH="") as server:
@@ -294,3 +326,53 @@ print(sorted(roots & {"gevent", "greenlet", "gunicorn", "redis", "flask", "djang
 print(threading.active_count() - before)
 """
     assert run([sys.executable, "-c", code], ROOT).splitlines() == ["[]", "0"]
+
+
+def test_importing_it_with_a_werkzeug_that_lacks_what_is_used_says_what_is_missing() -> None:
+    code = """
+from werkzeug.wrappers import Request
+del Request._load_form_data
+try:
+    import vento_wsgi
+except ImportError as error:
+    print(error)
+"""
+    said = run([sys.executable, "-c", code], ROOT)
+    assert said == (
+        f"werkzeug {version('werkzeug')} has no Request._load_form_data, which vento_wsgi needs: "
+        "install werkzeug 3\n"
+    )
+
+
+PRIVATE = {
+    "_SubParsersAction",  # argparse and tempfile have no other name for these types
+    "_TemporaryFileWrapper",
+    "_asdict",  # documented: of named tuples
+    "_current_frames",  # documented: of sys
+    "_load_form_data",  # checked at import
+    "_restore_context",  # of asgiref, if it is there
+    "_sock",  # of gevent.pywsgi, if it is there
+}
+"""Names with an underscore that others own and that are used outside of hooks.py."""
+
+
+def test_what_others_keep_private_is_used_where_it_is_checked() -> None:
+    ours: set[str] = set()
+    used: set[str] = set()
+    for path in (ROOT / "vento_wsgi").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                    ours.add(name)
+                case ast.Attribute(attr=name, ctx=ast.Store()) | ast.Name(id=name, ctx=ast.Store()):
+                    ours.add(name)
+            match node:
+                case ast.Attribute(attr=name) | ast.alias(name=name):
+                    used.add(name)
+                case ast.Call(
+                    func=ast.Name(id="getattr" | "hasattr"),
+                    args=[_, ast.Constant(value=str(name)), *_],
+                ):
+                    used.add(name)
+    private = {name for name in used - ours if name.startswith("_") and not name.startswith("__")}
+    assert private - set(" ".join(names for _, _, names in GUNICORN + GEVENT).split()) <= PRIVATE

@@ -217,7 +217,8 @@ class App:
         try:
             return self._described(ctx, error)
         except Exception:  # an application's exception may fail to say what it is
-            log.exception("%s: its error cannot be described", _route(ctx))
+            known = fields(ctx.environ)
+            log.exception("%s: its error cannot be described", known["route"], extra=known)
             return self._described(ctx, InternalServerError(""))
 
     def _described(self, ctx: Context, error: BaseException) -> WerkzeugResponse:

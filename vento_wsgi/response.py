@@ -98,6 +98,7 @@ class Response(WerkzeugResponse):
     _sent: files.Window | Iterator[bytes] | None = None
     """What is sent of a File, once the headers are made."""
     _closed = False
+    _closings: tuple[Callable[[], Any], ...] = ()
 
     def __init__(
         self,
@@ -151,6 +152,11 @@ class Response(WerkzeugResponse):
         policies.beat(event_stream=self.event_stream)
         self.policies = policies
 
+    def call_on_close(self, func: Callable[[], Any]) -> Callable[[], Any]:
+        """Have `func` called when the response is closed, behind those that were given before."""
+        self._closings = (*self._closings, func)
+        return func
+
     def close(self) -> None:
         """Close the body and run what ``call_on_close`` was given, once, whatever fails."""
         if self._closed:
@@ -160,7 +166,7 @@ class Response(WerkzeugResponse):
         if self._given is not self.response:
             kept.append(self._given)
         closings = [body.close for body in kept if hasattr(body, "close")]
-        _close_all(iter([*closings, *self._on_close]))
+        _close_all(iter([*closings, *self._closings]))
 
     def iter_encoded(self) -> Iterator[bytes]:
         return map(self._encode(), self.response)
@@ -265,7 +271,7 @@ class Response(WerkzeugResponse):
             if shares and isinstance(body, _Subscribed):
                 stream = partial(self._stream, environ, body)
                 # it lasts, and should not hold the response and its request for as long
-                closings = [close for close in self._on_close if not _closes_nothing(close)]
+                closings = [close for close in self._closings if not _closes_nothing(close)]
                 close = partial(_close_all, iter(closings)) if closings else None
                 return Feed(body.subscription, stream, close, environ, self.policies)
             return self._stream(environ, body)

@@ -147,9 +147,16 @@ class _Streaming(StreamingHttpResponse):  # type: ignore[misc]
         if cookie.key or cookie.value:
             self.cookies[name] = cookie
 
-    def _set_streaming_content(self, value: Any) -> None:
+    @property
+    def streaming_content(self) -> Any:
+        """Django's; middleware that replaces it replaces what would be parked or sent as a file."""
+        return super().streaming_content
+
+    @streaming_content.setter
+    def streaming_content(self, value: Any) -> None:
+        self._content = value
         self.file_to_stream = None
-        super()._set_streaming_content(value)
+        StreamingHttpResponse.streaming_content.fset(self, value)
 
     def has_header(self, header: str) -> bool:
         """Django's; an event stream and a part of a file are not for GZipMiddleware."""
@@ -164,7 +171,7 @@ class _Streaming(StreamingHttpResponse):  # type: ignore[misc]
 
         Called in the greenlet of the view, whose database connection is given back here.
         """
-        if self._iterator is not self._body:
+        if self._content is not self._body:
             return None
         body = self._body.begin()
         if isinstance(body, Feed):
