@@ -82,6 +82,86 @@ def test_a_lock_that_was_made_before_gevent_patched_is_named(tmp_path: Path) -> 
     assert "preload_app" in warning
 
 
+EARLY = {
+    "early.py": "from threading import Lock\nlock, own = Lock(), Lock",
+    "conf.py": "import sys\nsys.path.insert(0, '.')\nimport early\n",
+}
+
+
+def test_the_advice_of_the_warning_cures_it(tmp_path: Path) -> None:
+    for name, content in EARLY.items():
+        patch = "from gevent import monkey\nmonkey.patch_all()\n" if name == "conf.py" else ""
+        (tmp_path / name).write_text(patch + content)
+    for options in ([], ["--preload"]):
+        assert "WARNING" not in boot("gunicorn-StreamWorker", tmp_path, "-c", "conf.py", *options)
+
+
+def test_originals_that_a_module_has_asked_gevent_for_are_not_named(tmp_path: Path) -> None:
+    for name, content in EARLY.items():
+        (tmp_path / name).write_text(content)
+    (tmp_path / "early.py").write_text(
+        "from gevent import monkey\n"
+        "from gevent.monkey import get_original\n"
+        "from threading import Lock\n"
+        "native_sleep = get_original('time', 'sleep')\n"
+        "native_event = monkey.get_original('threading', 'Event')\n"
+    )
+    log = boot("gunicorn-StreamWorker", tmp_path, "-c", "conf.py")
+    (warning,) = [line for line in log.splitlines() if "[WARNING]" in line]
+    assert "standard library: early.Lock; start" in warning
+
+
+def test_what_was_imported_before_gunicorn_is_not_named(tmp_path: Path) -> None:
+    """As by agents that start gunicorn: no setting of gunicorn's would come before them."""
+    for name, content in EARLY.items():
+        (tmp_path / name).write_text(content)
+    (tmp_path / "sitecustomize.py").write_text("import early\n")
+    assert "WARNING" not in boot("gunicorn-StreamWorker", tmp_path, "-c", "conf.py")
+
+
+def test_what_does_not_block_is_not_named(tmp_path: Path) -> None:
+    (tmp_path / "conf.py").write_text(EARLY["conf.py"])
+    (tmp_path / "early.py").write_text(
+        "from threading import get_ident\nfrom os import close\nfrom subprocess import PIPE\n"
+        "from subprocess import CompletedProcess\nfrom signal import signal\n"
+    )
+    assert "WARNING" not in boot("gunicorn-StreamWorker", tmp_path, "-c", "conf.py")
+
+
+def test_a_warning_names_ten_at_most(tmp_path: Path) -> None:
+    (tmp_path / "conf.py").write_text(EARLY["conf.py"])
+    locks = "".join(f"lock{number} = Lock()\n" for number in range(30))
+    (tmp_path / "early.py").write_text(f"from threading import Lock\n{locks}")
+    log = boot("gunicorn-StreamWorker", tmp_path, "-c", "conf.py")
+    assert " and 21 more; start gunicorn's settings file" in log
+
+
+SENTRY = """
+import sentry_sdk
+sentry_sdk.init(dsn="http://key@127.0.0.1:9/1", traces_sample_rate=1.0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        ("", []),
+        (f"from gevent import monkey\nmonkey.patch_all()\n{SENTRY}", []),
+        (f"from gevent import monkey\nmonkey.patch_all()\n{SENTRY}", ["--preload"]),
+    ],
+    ids=["worker", "settings", "preload"],
+)
+def test_sentry_keeps_what_it_needs_without_a_warning(
+    tmp_path: Path, settings: str, options: list[str]
+) -> None:
+    (tmp_path / "conf.py").write_text(settings)
+    # its integrations look at what is installed, and a Django without settings fails
+    app = f"import os\nos.environ.pop('DJANGO_SETTINGS_MODULE', None)\n{SENTRY}{APP}"
+    log = boot("gunicorn-StreamWorker", tmp_path, "-c", "conf.py", *options, app=app)
+    assert "WARNING" not in log
+    assert "Traceback" not in log
+
+
 def test_a_source_that_blocks_the_loop_is_logged_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "web.py").write_text(APP)
     env = {"VENTO_BLOCK_LIMIT": "0.4"}

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import mark_process_dead
 from prometheus_client.parser import text_string_to_metric_families
 from servers import Raw, Running, connect, eventually, serve
 from werkzeug.test import Client
 
 from vento_wsgi import Context, create_app, create_router
-from vento_wsgi.contrib.prometheus import StreamMetrics
+from vento_wsgi.contrib.prometheus import StreamMetrics, child_exit
 from vento_wsgi.middleware import StreamGuard
 from vento_wsgi.stream import MAX_PIECE
 
@@ -137,8 +141,6 @@ def test_an_observer_that_fails_harms_nobody(
 
 APP = """
 import os, time
-from gevent import monkey
-monkey.patch_all()
 from vento_wsgi import Broker, create_app, create_router
 from vento_wsgi.contrib.prometheus import StreamMetrics
 
@@ -283,6 +285,49 @@ def test_the_sums_of_all_workers_are_right_also_when_one_is_killed(
                 "streams_ended_total|GET /fails|failed": 4,
             }
         )
+        # the recipe is no reason for a warning, in the worker that came instead neither
+        eventually(lambda: running.log().count("Booting worker") == 3, explain=running.log)
+        for _ in range(20):
+            scrape(running)
+        assert "WARNING" not in running.log()
+
+
+def test_the_hook_removes_what_prometheus_client_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [tmp_path / "ours [1]", tmp_path / "theirs"]
+    modes = ("all", "liveall", "livemax", "livemin", "livemostrecent", "livesum", "max", "sum")
+    for folder in folders:
+        folder.mkdir()
+        names = [f"gauge_{mode}_{pid}.db" for mode in modes for pid in (12, 123)]
+        for name in (*names, "counter_12.db", "histogram_12.db"):
+            (folder / name).touch()
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(folders[0]))
+    for _ in range(2):
+        child_exit(None, SimpleNamespace(pid=12))
+    mark_process_dead(12, str(folders[1]))  # type: ignore[no-untyped-call]
+    ours, theirs = ([path.name for path in sorted(folder.iterdir())] for folder in folders)
+    assert ours == theirs
+    assert len(ours) == 13
+
+
+def test_the_hook_is_imported_without_prometheus_client() -> None:
+    code = """
+import sys
+from vento_wsgi.contrib.prometheus import child_exit
+class Worker:
+    pid = 1
+child_exit(None, Worker)
+print("prometheus_client" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": "/nowhere"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == "False\n", done.stderr
 
 
 def test_a_parked_subscriber_that_does_not_read_has_a_backlog(tmp_path: Path) -> None:
