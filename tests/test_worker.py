@@ -720,7 +720,7 @@ def own(show: Seen) -> tuple[str, ...]:
 
 
 def short(case: Case, show: Seen) -> Seen:
-    why = f"[ERROR] a body ended {case.missing} bytes short of its Content-Length"
+    why = f"[ERROR] GET /make: a body ended {case.missing} bytes short of its Content-Length"
     return replace(broken_off(case, show), errors=(*show.errors, why))
 
 

@@ -31,5 +31,5 @@ control_socket_disable = True
 
 def post_worker_init(worker: Any) -> None:
     """Prepare workers that are not ours."""
-    if type(worker).__name__ != "StreamWorker":
+    if not any(kind.__name__ == "StreamWorker" for kind in type(worker).__mro__):
         prepare(worker)

@@ -21,6 +21,7 @@ from gevent.server import StreamServer
 from gunicorn import util
 from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config, PostRequest
+from gunicorn.glogging import Logger
 from gunicorn.http import body, wsgi
 from gunicorn.http.message import Request
 from gunicorn.http.parser import RequestParser
@@ -53,6 +54,7 @@ GUNICORN: tuple[Hook, ...] = (
     ("arbiter.Arbiter", lambda: Arbiter, "WORKER_BOOT_ERROR"),
     ("config.Config", Config, "settings"),
     ("config.PostRequest", lambda: PostRequest, "default"),
+    ("glogging.Logger", lambda: Logger, "atoms_wrapper_class"),
     ("util", lambda: util, "close close_graceful write_error"),
     (
         "workers.ggevent.GeventWorker",

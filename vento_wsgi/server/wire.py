@@ -144,7 +144,12 @@ class Wire(Response):
         if self.response_length is not None and not self._omits_body:
             left = self.response_length - self.sent
             if left > 0:
-                log.error("a body ended %d bytes short of its Content-Length", left)
+                name = f"{self.req.method} {self.req.path}"
+                log.error(
+                    "%s: a body ended %d bytes short of its Content-Length",
+                    *(name, left),
+                    extra={"route": name},
+                )
                 raise StreamAborted(f"a body ended {left} bytes short of its Content-Length")
 
     def _send(self, before: bytes = b"", data: bytes = b"", after: bytes = b"") -> None:
