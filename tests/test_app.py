@@ -424,10 +424,7 @@ Conflict: Any = werkzeug.exceptions.Conflict
 )
 @pytest.mark.parametrize("accept", ["*/*", BROWSER])
 @pytest.mark.parametrize("debug", [True, False])
-def test_any_error_can_be_described(
-    error: Exception, accept: str, debug: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("vento_wsgi.app.log.disabled", True)  # xdist cannot pass it on
+def test_any_error_can_be_described(error: Exception, accept: str, debug: bool) -> None:
     response = get(raising(lambda: error, debug=debug), headers={"Accept": accept})
     assert response.status_code in (409, 500)
     assert len(response.data) < 100_000

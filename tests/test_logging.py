@@ -330,7 +330,7 @@ from logging.config import dictConfig
 
 dictConfig({
     "version": 1,
-    "formatters": {"default": {"format": "[%(asctime)s] %(levelname)s in %(module)s: %(message)s"}},
+    "formatters": {"default": {"format": "%(levelname)s by Flask: %(message)s"}},
     "handlers": {"wsgi": {
         "class": "logging.StreamHandler",
         "stream": "ext://flask.logging.wsgi_errors_stream",
@@ -386,7 +386,7 @@ app = get_wsgi_application()
 @pytest.mark.parametrize(
     ("site", "line"),
     [
-        (FLASK, "ERROR in stream: GET /fails failed in mid-stream"),
+        (FLASK, "ERROR by Flask: GET /fails failed in mid-stream"),
         (
             DJANGO.replace("LOGGERS", '"": {"handlers": ["console"]}'),
             "ERROR by Django: GET /fails failed in mid-stream",

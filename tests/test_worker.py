@@ -32,6 +32,8 @@ from apps.legacy import content
 from gunicorn.util import write_error
 from servers import Body, Head, Raw, Running, connect, eventually, serve
 
+from vento_wsgi.logs import printable
+
 APPS = Path(__file__).resolve().parent / "apps"
 STOCK, OURS = "gunicorn-gevent", "gunicorn-StreamWorker"
 ACCESS = "%(m)s %(U)s %(q)s %(s)s %(B)s"
@@ -872,6 +874,13 @@ BETTER = (
         stock="corrupt",
         ours="kept",
         instead=kept,
+    ),
+    Better(
+        "What a client has sent is printable in the access log.",
+        lambda case: b"%00" in case.data,
+        stock="",
+        ours="",
+        instead=lambda _, show: replace(show, access=tuple(map(printable, show.access))),
     ),
     Better(
         "The access log tells how many bytes of a file were sent.",

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 __all__ = ["escape", "logger", "printable"]
@@ -71,21 +72,30 @@ def escape(record: logging.LogRecord) -> bool:
     """A filter for loggers: gives a record its fields, and escapes what it says."""
     for name, value in vars(record).pop(_FIELDS, {}).items():
         vars(record).setdefault(name, _escaped(value))
-    try:
-        message = record.getMessage()
-    except Exception:
-        return True  # each handler reports it: logging never fails its caller
-    if not message.isprintable() or len(message) > LONGEST:
-        if isinstance(record.args, tuple):
-            record.args = tuple(map(_escaped, record.args))
-        elif record.args:
-            record.args = {name: _escaped(value) for name, value in record.args.items()}
+    # what cannot be formatted is for the handlers to report: logging never fails its caller
+    with suppress(Exception):
+        _escape_message(record)
+    with suppress(Exception):
+        _escape_traceback(record)
+    return True
+
+
+def _escape_message(record: logging.LogRecord) -> None:
+    message = record.getMessage()
+    if message.isprintable() and len(message) <= LONGEST:
+        return
+    if isinstance(record.args, tuple):
+        record.args = tuple(map(_escaped, record.args))
+    elif record.args:
+        record.args = {name: _escaped(value) for name, value in record.args.items()}
+
+
+def _escape_traceback(record: logging.LogRecord) -> None:
     if record.exc_info and record.exc_info[1] is not None and record.exc_text is None:
         lines = traceback.format_exception(record.exc_info[1])
         safe = "\n".join(map(_traceback_lines, lines))
         if safe != "".join(lines).rstrip("\n"):
             record.exc_text = safe  # formatters take it in place of their own
-    return True
 
 
 def _escaped(value: object) -> object:

@@ -21,6 +21,9 @@ SHORTEST_TIMEOUT = 5
 MOST_NAMES = 10
 """Names in a warning: they show where to look, and the rest is cured with them."""
 
+LONGEST_ATOM = 64 * 1024
+"""Characters of a part of an access log line: gunicorn's own limits keep most far below."""
+
 _OTHERS = ("gevent", "werkzeug", "gunicorn", "greenlet", "zope", "vento_wsgi")
 
 _HARMLESS = frozenset(
@@ -65,7 +68,7 @@ def _printable_atoms(atoms: Any) -> Any:
 
     def value(self: Any, name: str) -> Any:
         found = atoms.__getitem__(self, name)
-        return printable(found) if isinstance(found, str) else found
+        return printable(found, LONGEST_ATOM) if isinstance(found, str) else found
 
     return type(atoms.__name__, (atoms,), {"__getitem__": value})
 
