@@ -758,7 +758,7 @@ def test_what_was_read_from_the_log_is_not_sent_again() -> None:
     frames = [Frame(n, b"id: %d\ndata: x\n\n" % n) for n in range(1, 6)]
     ours, theirs = socket.socketpair()
     with ours:
-        slot = Slot(subscription, Policies(), "/events", None, None, "end")
+        slot = Slot(subscription, Policies(), "/events", None, None, None, "end")
         slot.join(broker._opened().told())
         slot.put(frames[2])
         slot.put(frames[3])

@@ -27,8 +27,10 @@ CONNECTION = "vento_wsgi.connection"
 PARK = "vento_wsgi.park"
 """Present if the server can take over a subscription's socket."""
 
-routes: set[str] = set()
-"""The routes of all streams so far, without the paths of those that have none."""
+routes: dict[str, str] = {}
+"""The routes of all streams so far, each by itself, so that streams share the text of theirs. The
+paths of those that have none are not here: clients could fill the memory with them.
+"""
 
 LONGEST = 200
 """Characters of a route or a request id: many times what they need."""
@@ -42,8 +44,7 @@ def route(environ: WSGIEnvironment) -> str:
     """
     known: str | None = environ.get(ROUTE)
     if known is not None:
-        routes.add(known)
-        return known
+        return routes.setdefault(known, known)
     path = quote(environ.get("PATH_INFO", ""), _PATH, "latin-1", "replace")
     return printable(f"{environ['REQUEST_METHOD']} {path}", LONGEST)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import socket
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
@@ -71,7 +70,7 @@ class Slot(Account):
         drain: Any,
         drains: DrainKind,
     ) -> None:
-        super().__init__(sys.intern(route), drain, policies.on_end, request_id)
+        super().__init__(route, drain, policies.on_end, request_id)
         self.topics = subscription.topics
         self._limit, self._slow = subscription.backlog, subscription.slow
         self._log = subscription.log
