@@ -55,7 +55,8 @@ def windows():
     lack(
         os,
         *("fchmod", "fork", "forkpty", "geteuid", "getuid", "getppid", "killpg", "pread"),
-        *("preadv", "register_at_fork", "sendfile", "O_CLOEXEC", "O_DIRECTORY", "O_NOFOLLOW"),
+        *("preadv", "register_at_fork", "sendfile", "O_CLOEXEC", "O_DIRECTORY"),
+        *("O_NOFOLLOW", "O_NONBLOCK"),
         *("umask", "chown", "uname", "wait", "setsid"),
     )
     lack(signal, "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGQUIT", "SIGWINCH", "SIGTTIN", "SIGTTOU")

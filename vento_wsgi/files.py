@@ -48,7 +48,13 @@ _SYNTAX = re.compile(
 MAX_LINKS = 40
 """Symbolic links on the way to a file, as many as Linux follows."""
 
-_FOLDER = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
+
+def _flag(name: str) -> int:
+    """A flag of open(), or 0: macOS has no O_PATH, and Windows has none of these."""
+    return getattr(os, name, 0)
+
+
+_FOLDER = os.O_RDONLY | _flag("O_DIRECTORY") | _flag("O_CLOEXEC") | _flag("O_PATH")
 """Flags to open a folder with; O_PATH of Linux needs no right to list it."""
 
 MAX_RANGES = 32
@@ -83,7 +89,7 @@ def _regular(path: str, flags: int, folder: int | None) -> int:
     """
     follow = folder is None
     if stat.S_ISREG(os.stat(path, dir_fd=folder, follow_symlinks=follow).st_mode):
-        flags |= os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
+        flags |= _flag("O_NONBLOCK") | (0 if follow else _flag("O_NOFOLLOW"))
         descriptor = os.open(path, flags, dir_fd=folder)
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             return descriptor
