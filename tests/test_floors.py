@@ -55,6 +55,7 @@ FLOORS: dict[int, tuple[str, ...]] = {
         "vento_wsgi.exceptions",
         "vento_wsgi.fields",
         "vento_wsgi.formats",
+        "vento_wsgi.logs",
         "vento_wsgi.sse",
         "vento_wsgi.terminal",
     ),

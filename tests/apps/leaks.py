@@ -20,6 +20,7 @@ from werkzeug.wsgi import FileWrapper
 
 from vento_wsgi import Broker, create_app, create_router
 from vento_wsgi.clock import clock
+from vento_wsgi.greenlets import _sources
 from vento_wsgi.middleware import StreamGuard, compress
 
 if TYPE_CHECKING:
@@ -219,6 +220,7 @@ def census(_environ: WSGIEnvironment, start_response: StartResponse) -> Iterable
             found[f"a watcher: {kind.__name__}"] += 1
         elif isinstance(thing, greenlet) and not thing.dead:
             found["greenlet"] += 1
+    found["greenlet"] -= len(_sources(get_hub()))  # kept for other streams: as many as met at once
     found["active watchers"] = get_hub().loop.activecnt
     found["the clock's members"] = len(clock(cooperative=True).members)
     found["the clock's suspects"] = len(clock(cooperative=True).suspects)
