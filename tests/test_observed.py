@@ -93,6 +93,31 @@ def test_a_failure_in_mid_stream_is_reported_once(server: Running, order: str, a
     assert told.log().count("RuntimeError: broken") == 2, told.log()
 
 
+@of_each_path
+def test_a_failure_at_the_close_is_reported_once(server: Running, order: str, app: str) -> None:
+    told = Told(server)
+    with connect(server) as raw:
+        raw.request("GET", target(order, app, "failing-at-close"))
+        assert (piece := raw.read_piece()) is not None
+        assert b"first" in piece.data
+    eventually(lambda: "RuntimeError: broken" in told.log(), explain=told.log)
+    [event] = told()["events"]
+    assert event.endswith("RuntimeError")
+    assert told.log().count("RuntimeError: broken") == 1, told.log()
+
+
+@pytest.mark.parametrize("app", ["plain", "flask", "django"])
+@pytest.mark.parametrize("order", ["sentry-guard", "guard-sentry"])
+def test_a_failure_of_what_is_left_as_it_is_is_reported_once(
+    server: Running, order: str, app: str
+) -> None:
+    told = Told(server)
+    with connect(server) as raw:
+        assert raw.request("GET", target(order, app, "sized")).status == 200
+        assert not raw.read_all().complete
+    assert told()["events"] == ["RuntimeError"]
+
+
 # gevent.pywsgi prints a traceback where others log: there nobody but Sentry can report it
 @pytest.mark.parametrize(
     ("order", "app"), [(order, app) for order, app in PATHS if app != "plain" or "sentry" in order]

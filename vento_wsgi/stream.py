@@ -319,19 +319,16 @@ class Stream(Account, Iterator[bytes]):
         raise self._end()
 
     def _failed(self, error: BaseException) -> bytes:
-        say = partial(
-            log.error,
-            "%s failed in mid-stream",
-            self.route,
-            exc_info=error,
-            extra=self.fields(CloseReason.FAILED),
-        )
-        self._pump.report(say)
+        self._log(error, "%s failed in mid-stream", CloseReason.FAILED)
         self._stop(CloseReason.FAILED)
         if self._between_events():
             self._failed_at = time.monotonic()
             return FAILED if self._opened else self._opening + FAILED
         raise self._end() from None
+
+    def _log(self, error: BaseException, says: str, reason: CloseReason | None) -> None:
+        fields = self.fields(reason)
+        self._pump.report(partial(log.error, says, self.route, exc_info=error, extra=fields))
 
     def _conclude(self, reason: CloseReason) -> bytes:
         self._stop(reason)
@@ -434,9 +431,8 @@ class Stream(Account, Iterator[bytes]):
             self._backlog = len(self._rest) + self._pump.waiting
             try:
                 self._pump.stop(self._close)
-            except Exception:
-                fields = self.fields(self.reason)
-                log.exception("%s: closing its source failed", self.route, extra=fields)
+            except Exception as error:
+                self._log(error, "%s: closing its source failed", self.reason)
 
     def _settle(self) -> None:
         """Say how it ended: when the server has come back for more, or has given up."""

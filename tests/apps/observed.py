@@ -77,13 +77,28 @@ def fails() -> Iterator[str]:
     raise RuntimeError("broken")
 
 
+def fails_at_close() -> Iterator[str]:
+    try:
+        yield "data: first\n\n"
+        threading.Event().wait()
+    finally:
+        raise RuntimeError("broken")
+
+
 TEXT, EVENTS = "text/plain", "text/event-stream"
 STREAMS = {
     "waits": (waits, TEXT),
     "events": (waits, EVENTS),
     "fails": (fails, TEXT),
     "failing-events": (fails, EVENTS),
+    "failing-at-close": (fails_at_close, TEXT),
+    "sized": (fails, TEXT),
 }
+
+
+def headers(name: str, kind: str) -> list[tuple[str, str]]:
+    """Those of a response. With a Content-Length it is no Stream's, below StreamGuard too."""
+    return [("Content-Type", kind), *([("Content-Length", "100")] if name == "sized" else [])]
 
 
 def plain(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -91,7 +106,7 @@ def plain(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[b
     if name == "raises":
         raise RuntimeError("broken")
     source, kind = STREAMS[name]
-    start_response("200 OK", [("Content-Type", kind)])
+    start_response("200 OK", headers(name, kind))
     return map(str.encode, noting(source))
 
 
@@ -119,7 +134,7 @@ def flask_view(name: str) -> Any:
     source, kind = STREAMS[name]
     if "ours" in flask.request.args:
         return in_flask.stream(noting(source), kind)
-    return flask.Response(noting(source), content_type=kind)
+    return flask.Response(noting(source), headers=headers(name, kind))
 
 
 settings.configure(ALLOWED_HOSTS=["*"], ROOT_URLCONF=__name__, SECRET_KEY="of the tests")
@@ -131,7 +146,7 @@ def django_view(request: Any, name: str) -> Any:
     source, kind = STREAMS[name]
     if "ours" in request.GET:
         return in_django.stream(request, noting(source), kind)
-    return StreamingHttpResponse(noting(source), content_type=kind)
+    return StreamingHttpResponse(noting(source), headers=dict(headers(name, kind)))
 
 
 urlpatterns = [re_path("^(?P<name>[a-z-]+)$", django_view)]

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextvars import Context, copy_context
 from dataclasses import replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import body as bodies
 from ..broker.feed import Feed
@@ -40,10 +40,14 @@ from ..stream import Stream
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
-    from typing_extensions import Unpack
+    from typing_extensions import ParamSpec, Unpack
 
     from ..context import PolicyOptions
     from ..greenlets import Greenlets
+
+    P = ParamSpec("P")
+
+T = TypeVar("T")
 
 __all__ = ["StreamGuard"]
 
@@ -87,7 +91,7 @@ class StreamGuard:
             raise
         if call.is_stream:
             return self._stream(call, pump)
-        return call.lend(pump) if call.as_it_is else _Aside(call, pump)
+        return call.lend(pump, context) if call.as_it_is else _Aside(call, pump, context)
 
     def _stream(self, call: _Call, pump: Greenlets | None = None) -> Stream:
         headers, policies = call.start.headers, self._of_others
@@ -216,7 +220,7 @@ class _Call(Iterator[bytes]):
             raise
         return self.body if self._begun is None else self
 
-    def lend(self, pump: Greenlets) -> Any:
+    def lend(self, pump: Greenlets, context: Context) -> Any:
         """The very body for the server, whose close() will run where the application was called.
 
         The server knows a file wrapper or a stream by its class, so the object cannot be
@@ -225,7 +229,7 @@ class _Call(Iterator[bytes]):
 
         def close() -> None:
             if not self._closed:
-                pump.stop(self.close)
+                _adopting(context, pump.stop, self.close)
 
         body = self.body
         if self._close is not _nothing and not isinstance(body, Feed):
@@ -308,15 +312,27 @@ class _Start:
 class _Aside(Iterator[bytes]):
     """A body that is not a stream, made and closed in the greenlet of its application."""
 
-    def __init__(self, call: _Call, pump: Greenlets) -> None:
+    def __init__(self, call: _Call, pump: Greenlets, context: Context) -> None:
         self._call = call
         self._pump = pump
+        self._context = context
 
     def __next__(self) -> bytes:
-        return self._pump.take()
+        return _adopting(self._context, self._pump.take)
 
     def close(self) -> None:
-        self._pump.stop(self._call.close)
+        _adopting(self._context, self._pump.stop, self._call.close)
+
+
+def _adopting(context: Context, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function; if it raises an error of what runs in `context`, see _adopt()."""
+    try:
+        return function(*args, **kwargs)
+    except StopIteration:
+        raise
+    except BaseException:
+        _adopt(context)
+        raise
 
 
 def _adopt(context: Context) -> None:
