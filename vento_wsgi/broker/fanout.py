@@ -88,7 +88,8 @@ class Fanout:
         self._snapshots: dict[str, tuple[Sink, ...]] = {}
         self._lock = threading.Lock()  # of these three
         self._leaving: deque[Sink] = deque()
-        self._keep = keep
+        self._old = max(1, keep * OLD)
+        self._step = max(1, keep * STEP)
         self._keep_seconds = keep_seconds
         self._count = 0
         self._notes: deque[_Note] = deque()
@@ -184,15 +185,17 @@ class Fanout:
         for entry in entries:
             self._tell(Frame.of(entry, self.log), partial(self._sinks, entry.topic))
             self._count += 1
-            if self._count - self._noted.number >= max(1, self._keep * STEP):
+            if self._count - self._noted.number >= self._step:
                 self._note(self._turn)
                 self._give_marks()
         self._give_marks()
 
     def _tell(self, frame: Frame, who: Callable[[], tuple[Sink, ...]]) -> None:
-        with self._tables():
+        with self._lock:  # _tables() takes as long as all else here if few are told
             self.position = frame.position
             sinks = who()
+        if self._leaving:
+            self._remove_leaving()
         for start in range(0, len(sinks), TURN):
             if monotonic() - self._turn > SLICE and cooperative():
                 _give_turn()
@@ -215,7 +218,7 @@ class Fanout:
 
     def _is_old(self, note: _Note) -> bool:
         return (
-            self._count - note.number >= max(1, self._keep * OLD)
+            self._count - note.number >= self._old
             or self._turn - note.time >= self._keep_seconds * OLD
         )
 
