@@ -127,6 +127,20 @@ def test_a_loop_that_fails_leaves_nothing(server: Running, topic: str) -> None:
     settled(server, 0)
 
 
+@pytest.mark.parametrize("how", ["generator", "map"])
+def test_a_client_that_is_too_slow_is_sent_away_and_no_failure(
+    server: Running, topic: str, how: str
+) -> None:
+    # the fixture sees to it that nothing is logged as a failure
+    with visit(server, f"/events/{how}/{topic}?backlog=1&heartbeat=1") as raw:
+        settled(server, 1)
+        get(server, f"/publish/{topic}?count=1000")
+        body = raw.read_all()
+    assert not body.complete
+    assert b"event: error" not in body.data
+    settled(server, 0)
+
+
 # Who comes back.
 
 

@@ -7,6 +7,7 @@
     ├── AppNotFound    (LookupError)      "module:app" leads to no WSGI application
     ├── NotExamined    (RuntimeError)     a URL, or a server, that nothing can be seen of
     ├── BrokerError    (RuntimeError)     a broker's log that cannot be opened, read or written
+    │   └── Lagged                        because its subscriber took its events too slowly
     └── StreamAborted  (BrokenPipeError)  ends a response whose body is not whole
         └── ClientStalled                 because its client stopped reading
 
@@ -23,6 +24,7 @@ __all__ = [
     "BrokerError",
     "ClientStalled",
     "EventError",
+    "Lagged",
     "NotExamined",
     "RouteError",
     "StreamAborted",
@@ -58,6 +60,14 @@ class BrokerError(VentoError, RuntimeError):
     """A broker's log that cannot be opened, read or written; says what to do.
 
     No OSError: servers take one for a client that has left, and say nothing.
+    """
+
+
+class Lagged(BrokerError):
+    """A subscriber took its events so slowly that its backlog is full.
+
+    It can go on without loss: ``subscribe(*topics, after=subscription.last_id)``. Raised out of
+    the source of a stream, it means that the client is too slow: the stream is `stalled`.
     """
 
 

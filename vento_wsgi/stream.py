@@ -44,7 +44,7 @@ from .account import Account, CloseReason, Snapshot
 from .body import measured
 from .clock import Clock, clock
 from .connection import Connection
-from .exceptions import ClientStalled, StreamAborted
+from .exceptions import ClientStalled, Lagged, StreamAborted
 from .keys import DRAIN, request_id, route
 from .logs import logger
 from .policies import DEFAULT, Policies
@@ -243,6 +243,9 @@ class Stream(Account, Iterator[bytes]):
                 self._stop(CloseReason.FAILED)
                 end = self._end()
                 raise (error if isinstance(end, StreamAborted) else end) from None
+            except Lagged:
+                self._stop(CloseReason.STALLED)
+                raise self._end() from None
             except BaseException as error:
                 if type(error).__name__ in _STOPS:
                     self._stop(CloseReason.DRAINING if self._is_cut else CloseReason.DISCONNECTED)

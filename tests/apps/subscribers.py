@@ -78,7 +78,8 @@ def events(ctx: Context) -> Response:
     policies: dict[str, Any] = {}
     if "heartbeat" in ctx.query:
         policies["heartbeat"] = float(ctx.query["heartbeat"])
-    subscription = broker.subscribe(ctx.params["topic"], after=ctx.last_event_id)
+    backlog = int(ctx.query.get("backlog", "1000"))
+    subscription = broker.subscribe(ctx.params["topic"], after=ctx.last_event_id, backlog=backlog)
     return ctx.sse(HOW[ctx.params["how"]](subscription), **policies)
 
 

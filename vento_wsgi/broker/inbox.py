@@ -9,7 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from ..exceptions import BrokerError
+from ..exceptions import BrokerError, Lagged
 from ..sse import COMMENT
 from .bell import bell
 from .frame import Backlog, Frame, Slow
@@ -19,13 +19,6 @@ if TYPE_CHECKING:
     from .fanout import Fanout
 
 __all__ = ["Inbox", "Lagged"]
-
-
-class Lagged(BrokerError):
-    """A subscriber took its events so slowly that its backlog is full.
-
-    It can go on without loss: ``subscribe(*topics, after=subscription.last_id)``.
-    """
 
 
 class Inbox:
