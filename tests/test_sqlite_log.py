@@ -184,6 +184,12 @@ def test_a_path_that_cannot_be_made_is_said(tmp_path: Path) -> None:
         SQLite(tmp_path / "file" / "log", 10, LONG)
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="Linux has a /proc")
+def test_a_log_where_no_directory_can_be_made_is_refused() -> None:
+    with pytest.raises(BrokerError, match=r"no log can be made at /proc/none/"):
+        SQLite("/proc/none/deeper/log.db", 10, LONG)
+
+
 def test_a_path_may_have_any_characters(tmp_path: Path) -> None:
     path = tmp_path / "a b%20?mode=ro#é\udcff"
     with closing(SQLite(path, 10, LONG)) as log:

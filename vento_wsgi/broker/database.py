@@ -132,11 +132,11 @@ def make_directory(path: str) -> None:
 
     os.makedirs gives its mode to the last one only, and the others what the umask leaves of 0777.
     """
+    parent = os.path.dirname(path)
+    if not os.path.isdir(parent):
+        make_directory(parent)
     try:
         os.mkdir(path, 0o700)
-    except FileNotFoundError:
-        make_directory(os.path.dirname(path))
-        make_directory(path)
     except FileExistsError:
         if not os.path.isdir(path):
             raise
