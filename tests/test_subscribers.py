@@ -144,6 +144,19 @@ def test_a_client_that_is_too_slow_is_sent_away_and_no_failure(
 # Who comes back.
 
 
+def test_a_handlers_own_generator_may_begin_with_an_id(server: Running, topic: str) -> None:
+    path = f"/events/with%20an%20id/{topic}?heartbeat=0.05"
+    with visit(server, path) as raw:
+        while "id: " not in (text := received(raw)):
+            pass
+    name = text.partition("id: ")[2].split()[0]
+    get(server, f"/publish/{topic}")
+    with visit(server, path, f"Last-Event-ID: {name}") as raw:
+        while "data: 0" not in (text := received(raw)):
+            assert "gap" not in text
+    settled(server, 0)
+
+
 @pytest.fixture(params=["memory", "sqlite", "redis"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "redis":

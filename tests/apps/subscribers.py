@@ -67,6 +67,7 @@ HOW: dict[str, Callable[[Subscription], Iterable[Event]]] = {
     "map": partial(map, same),
     "filter": lambda events: filter(lambda event: event.data != "no", events),
     "chain": lambda events: chain([Event("first")], events),
+    "with an id": lambda events: chain([Event(id=events.last_id)], events),
     "breaks": breaks,
     "raises": raises,
     "caught": caught,
