@@ -231,7 +231,9 @@ def test_a_name_with_a_star_is_refused_with_what_to_write_instead() -> None:
                 use(topic)
 
 
-@pytest.mark.parametrize("below", ["", "*", "world/", "/", ["world", "sports/"], [b"a"], b"a"])
+@pytest.mark.parametrize(
+    "below", ["", "*", "world/", "/", ["world", "sports/"], [b"a"], b"a", None, 5]
+)
 def test_what_nothing_can_be_below_is_refused(below: Any) -> None:
     with pytest.raises(ValueError, match="a topic"):
         Broker("memory://").subscribe("a", below=below)
