@@ -7,6 +7,8 @@ own means; below or above a StreamGuard.
 from __future__ import annotations
 
 import json
+import socket
+import struct
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -75,6 +77,22 @@ def test_departures_are_noticed_and_reported_nowhere(server: Running, order: str
                 assert piece is not None
                 got += piece.data
     eventually(lambda: told()["notes"] == ["GeneratorExit"] * 3, explain=lambda: str(told()))
+    assert told()["events"] == []
+    assert "ERROR" not in told()["spans"]
+    assert "Traceback" not in told.log()
+
+
+@pytest.mark.parametrize("order", [*UNGUARDED, *GUARDED])
+def test_a_departure_before_the_head_is_reported_nowhere(server: Running, order: str) -> None:
+    told = Told(server)
+    with connect(server) as raw:
+        raw.ask("GET", target(order, "ours", "late"))
+        eventually(lambda: told()["notes"] == ["called"])
+        raw.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    with connect(server) as raw:
+        assert raw.request("GET", target(order, "ours", "left")).status == 200
+    eventually(lambda: told()["notes"] == ["called", "disconnected"], explain=lambda: str(told()))
+    eventually(lambda: len(told()["spans"]) > 0 or "traced" not in order)
     assert told()["events"] == []
     assert "ERROR" not in told()["spans"]
     assert "Traceback" not in told.log()

@@ -178,8 +178,9 @@ class Stream(Account, Iterator[bytes]):
             return
         try:  # some servers keep the headers until there are bytes, but not after a write
             write(b"")
-        except OSError as error:
-            raise StreamAborted("the client left before the headers") from error
+        except OSError:  # of the client's socket: it left, which is nobody's failure
+            self._decide(CloseReason.DISCONNECTED)
+            return
         if self.connection is not None:
             self.connection.sent_head()
 

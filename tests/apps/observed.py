@@ -113,6 +113,24 @@ def plain(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[b
 router = create_router()
 
 
+gone = threading.Event()
+
+
+@router.get("/late")
+def late(ctx: Context) -> Response:
+    """Streams to a client that has left in the meantime."""
+    gone.clear()
+    notes.append("called")
+    gone.wait()
+    return ctx.stream(waits(), on_end=lambda ending: notes.append(ending.reason))
+
+
+@router.get("/left")
+def left(ctx: Context) -> Response:
+    gone.set()
+    return ctx.text("")
+
+
 @router.get("/<name>")
 def view(ctx: Context) -> Response:
     if ctx.params["name"] == "raises":
