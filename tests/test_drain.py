@@ -381,6 +381,25 @@ def test_the_worker_is_gone_long_before_it_would_be_killed(seen: Seen) -> None:
     assert "Traceback" not in seen.log
 
 
+def test_a_client_that_is_still_asking_at_the_end_gets_no_answer(tmp_path: Path) -> None:
+    options = ["--graceful-timeout=2", "--keep-alive=60"]
+    with (
+        serve(
+            "gunicorn-StreamWorker", "apps.engine:app", cwd=HERE, tmp=tmp_path, options=options
+        ) as running,
+        connect(running) as raw,
+    ):
+        raw.send(b"GET /hello HTTP/1.1\r\nHost: test\r\n\r\n" + PART)  # and it is read
+        assert raw.read_head().status == 200
+        raw.read_all()
+        old = pid(running)
+        os.kill(old, signal.SIGTERM)
+        assert raw.read_rest() == b""
+        eventually(lambda: not alive(old), PATIENCE, running.log)
+        assert "Worker graceful timeout" in running.log()
+        assert "Traceback" not in running.log()
+
+
 # Several workers on one socket.
 
 

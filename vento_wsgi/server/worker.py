@@ -234,7 +234,8 @@ class StreamWorker(GeventWorker):
                 super().handle(listener, client, addr)
             else:
                 self._serve(listener.getsockname(), client, addr, reader)
-        except (Idle, _Parked, StopIteration, OSError) as reason:
+        except (Idle, _Parked, StopIteration, GreenletExit, OSError) as reason:
+            # GreenletExit: the worker's grace period is over.
             # OSError: the handshake or the parser, which read nothing but the client's socket
             self.log.debug("Closing connection. %r", reason)
             if isinstance(reason, ClientDisconnected) and reader is not None and reader.head:
