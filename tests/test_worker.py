@@ -1267,6 +1267,40 @@ def test_head_chunk_and_end_of_a_response_arrive_together(ours: Server) -> None:
             assert raw.sock.recv(1 << 16).endswith(b"\r\n0\r\n\r\n")
 
 
+PACKETS = """
+import socket
+def post_worker_init(worker):
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind({path!r})
+    listener.listen()
+    worker.sockets.append(listener)
+"""
+
+
+@pytest.mark.parametrize("length", ["", "15"])
+@pytest.mark.parametrize("body", ["list", "generator", "own", "file"])
+def test_no_response_ends_with_a_send_of_nothing(tmp_path: Path, body: str, length: str) -> None:
+    """Here each send is a message of its own, which the next read gives, be it empty."""
+    settings, path = tmp_path / "settings.py", str(tmp_path / "socket")
+    settings.write_text(PACKETS.format(path=path))
+    request = make(body=body, chunks="5,10", **named(length=length)).data
+    with (
+        run_legacy(OURS, tmp_path, f"-c={settings}"),
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client,
+    ):
+        client.settimeout(30)
+        client.connect(path)
+        for _ in range(3):
+            client.sendall(request)
+            end = content(0, 15)[-5:] if length else b"0\r\n\r\n"
+            said = client.recv(1 << 16)
+            assert said.startswith(b"HTTP/1.1 200")
+            while not said.endswith(end):
+                more = client.recv(1 << 16)
+                assert more
+                said += more
+
+
 @pytest.mark.parametrize("body", ["list", "generator", "write", "memory", "file"])
 @pytest.mark.parametrize("length", ["", "8000010"])
 def test_a_body_that_the_socket_does_not_take_at_once_arrives_whole(

@@ -157,6 +157,8 @@ class Wire(Response):
         if not self.headers_sent:
             before = self._head() + before
             self.headers_sent = True
+        elif not (before or data):
+            return  # all has left: a send of nothing would still be a system call
         if len(data) <= JOINED:
             self._push(before + data + after)
         else:
