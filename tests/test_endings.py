@@ -419,7 +419,9 @@ def test_a_deadline_holds_while_one_large_item_is_written(running: Running) -> N
 
 
 @on(STREAM_WORKER)
-@pytest.mark.parametrize("kind", ["buffered", "unbuffered", "unflushed", "temporary", "gzip"])
+@pytest.mark.parametrize(
+    "kind", ["buffered", "unbuffered", "untold", "unflushed", "temporary", "gzip"]
+)
 def test_a_file_is_sent_from_where_it_was_read_to(running: Running, kind: str) -> None:
     with connect(running, 30) as raw:
         raw.request("GET", f"/files/{kind}")

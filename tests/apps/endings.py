@@ -158,6 +158,15 @@ def unflushed(fd: int, _: str) -> Any:
     return file
 
 
+class Reads:
+    """A file of which no more is known than PEP 3333 asks for, and its descriptor."""
+
+    def __init__(self, file: Any) -> None:
+        self.read = file.read
+        self.close = file.close
+        self.fileno = file.fileno
+
+
 def temporary(fd: int, _: str) -> Any:
     os.close(fd)
     file = tempfile.NamedTemporaryFile()  # noqa: SIM115
@@ -169,6 +178,7 @@ def temporary(fd: int, _: str) -> Any:
 OPENED: dict[str, Any] = {
     "buffered": lambda fd, path: open(written(CONTENT, fd, path), "rb"),  # noqa: SIM115
     "unbuffered": lambda fd, path: io.FileIO(written(CONTENT, fd, path)),
+    "untold": lambda fd, path: Reads(open(written(CONTENT, fd, path), "rb")),  # noqa: SIM115
     "unflushed": unflushed,
     "temporary": temporary,
     "gzip": lambda fd, path: gzip.open(written(gzip.compress(CONTENT), fd, path)),  # noqa: SIM115

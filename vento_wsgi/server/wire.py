@@ -268,9 +268,8 @@ def _place(file: Any) -> tuple[int, int] | None:
             if inner.writable():
                 inner.flush()
         descriptor: int = inner.fileno()
-        # a buffer has read its descriptor further than it has given (PEP 3333: current position)
-        tell = getattr(inner, "tell", None)
-        return descriptor, tell() if tell is not None else os.lseek(descriptor, 0, os.SEEK_CUR)
+        # not the descriptor's own offset: a buffer has read further than it has given (PEP 3333)
+        return descriptor, inner.tell()
     except (AttributeError, OSError, ValueError):
         return None
 
