@@ -139,6 +139,41 @@ def test_a_group_of_errors_has_no_line_that_could_be_a_record(
     assert not any(line.startswith("[2026") for line in text.split("\n"))
 
 
+class Noted(Exception):
+    """An exception with notes, as BaseException.add_note() of Python 3.11 makes them."""
+
+    def __init__(self, *notes: str) -> None:
+        self.__notes__ = list(notes)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Noted(f"query:{FORGED}", FORGED, " \n[2026-01-01] forged"),
+        SyntaxError("invalid", (f"page{FORGED}", 1, 1, f"text{FORGED}")),
+        SyntaxError("invalid", (f"page{FORGED}", None, None, None)),
+    ],
+    ids=["notes", "a file name", "a file name without a line"],
+)
+@pytest.mark.parametrize("where", ["itself", "a cause", "in a group"])
+def test_no_part_of_an_error_could_be_a_record(
+    caplog: pytest.LogCaptureFixture, error: Exception, where: str
+) -> None:
+    top: BaseException = error
+    if where == "a cause":
+        top = KeyError("other")
+        top.__cause__ = error
+    elif where == "in a group":
+        if sys.version_info < (3, 11):
+            return
+        top = ExceptionGroup("all", [error])  # noqa: F821
+    text = logging.Formatter().format(logged(caplog, "failed", exc_info=top))
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert not any(line.startswith("[2026") for line in text.split("\n"))
+    if sys.version_info >= (3, 11) or not isinstance(error, Noted):
+        assert "forged" in text
+
+
 def test_a_record_that_cannot_be_formatted_is_for_its_handlers_to_report() -> None:
     class Bad:
         def __str__(self) -> str:

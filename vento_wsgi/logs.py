@@ -13,8 +13,9 @@ Each module has its logger from `logger`, and what is logged there has three pro
 from __future__ import annotations
 
 import logging
-import traceback
+import re
 from contextlib import suppress
+from traceback import TracebackException
 from typing import TYPE_CHECKING, Any
 
 __all__ = ["escape", "logger", "printable"]
@@ -24,6 +25,8 @@ LONGEST = 1000
 
 LONGEST_ERROR = 10_000
 """Characters of a line of a traceback: some databases put the whole statement into a message."""
+
+_NOT_INDENTED = re.compile(r"\n(?! )")
 
 _FIELDS = "vento_wsgi"
 """The attribute of a record in which its fields come as far as `escape`."""
@@ -92,9 +95,12 @@ def _escape_message(record: logging.LogRecord) -> None:
 
 def _escape_traceback(record: logging.LogRecord) -> None:
     if record.exc_info and record.exc_info[1] is not None and record.exc_text is None:
-        lines = traceback.format_exception(record.exc_info[1])
-        safe = "\n".join(map(_traceback_lines, lines))
-        if safe != "".join(lines).rstrip("\n"):
+        error = record.exc_info[1]
+        found = TracebackException(type(error), error, error.__traceback__, compact=True)
+        pythons = "".join(found.format()).rstrip("\n")
+        _indent_notes(found)
+        safe = "\n".join(map(_traceback_lines, found.format()))
+        if safe != pythons:
             record.exc_text = safe  # formatters take it in place of their own
 
 
@@ -103,9 +109,24 @@ def _escaped(value: object) -> object:
     return value if isinstance(value, (int, float, type(None))) else printable(str(value))
 
 
+def _indent_notes(found: Any) -> None:
+    """Indent what add_note() added to the exceptions of a traceback: each line is a part of it."""
+    exceptions = [found]
+    while exceptions:
+        found = exceptions.pop()
+        notes = getattr(found, "__notes__", None)  # from Python 3.11 on
+        if isinstance(notes, (list, tuple)):
+            found.__notes__ = ["    " + str(note).replace("\n", "\n    ") for note in notes]
+        group = getattr(found, "exceptions", None) or ()
+        exceptions += filter(None, (found.__cause__, found.__context__, *group))
+
+
 def _traceback_lines(lines: str) -> str:
-    """A part of a traceback; a message of several lines is indented, so that none looks new."""
+    """A part of a traceback; all but its first line are indented, so that none looks new.
+
+    A message may have several lines, and so may the file name of a SyntaxError.
+    """
     lines = lines.removesuffix("\n")
-    if not lines.startswith((" ", "\n")):
-        lines = lines.replace("\n", "\n    ")
+    if not lines.startswith("\n"):  # what stands between two exceptions
+        lines = _NOT_INDENTED.sub("\n    ", lines)
     return "\n".join(printable(line, LONGEST_ERROR) for line in lines.split("\n"))
