@@ -597,8 +597,9 @@ def length(value: bytes) -> bytes:
     [
         ([], b"HTTP/1.1 100 Continue\r\n\r\n", "64 KB of heads, and no final response"),
         ([], b"HTTP/1.1 103 Early\r\nX: y\r\n\r\n", "64 KB of heads, and no final response"),
-        ([OK], b"X: y\r\n", "does not speak HTTP/1"),
-        ([b"HTTP/1.1 200 "], b"OK" * 50, "does not speak HTTP/1"),
+        ([OK], b"X: y\r\n", "64 KB of heads, and no final response"),
+        ([b"HTTP/1.1 200 "], b"OK" * 50, "64 KB of heads, and no final response"),
+        ([], b"HTTP" * 50, "does not speak HTTP/1"),
         ([length(b"9" * 5000)], b"data: x\n\n", "its Content-Length is no length: '999"),
         ([length(b"-5")], b"data: x\n\n", "its Content-Length is no length: '-5'"),
         ([length(b"\xb2")], b"data: x\n\n", "its Content-Length is no length"),

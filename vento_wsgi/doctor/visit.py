@@ -162,7 +162,7 @@ class Visit:
         while (end := self._buffer.find(b"\r\n\r\n", looked)) < 0:
             looked = max(0, len(self._buffer) - 3)
             if len(self._buffer) > limit:
-                raise self._no_http()
+                raise self._no_head() if _STATUS.match(self._first_line()) else self._no_http()
             data = self._receive(until)
             if data is None:
                 return None
@@ -170,9 +170,7 @@ class Visit:
                 raise self._no_http()
             self._buffer += data
         if end > limit:
-            raise NotExamined(
-                f"{self._where} sends {LONGEST_HEAD // 1024} KB of heads, and no final response"
-            )
+            raise self._no_head()
         raw = bytes(self._buffer[: end + 4])
         del self._buffer[: end + 4]
         return raw
@@ -223,6 +221,13 @@ class Visit:
     @property
     def _where(self) -> str:
         return f"{self._place.host}:{self._place.port}"
+
+    def _first_line(self) -> str:
+        return self._buffer.partition(b"\r\n")[0].decode("latin-1")
+
+    def _no_head(self) -> NotExamined:
+        size = f"{LONGEST_HEAD // 1024} KB"
+        return NotExamined(f"{self._where} sends {size} of heads, and no final response")
 
     def _no_http(self, line: str = "") -> NotExamined:
         if line or self._buffer:
