@@ -165,6 +165,16 @@ def test_with_proxy_fix_each_user_of_a_proxy_is_a_client(caplog: Any) -> None:
     assert not caplog.records
 
 
+def test_with_too_few_proxies_in_x_for_it_says_what_x_for_is(caplog: Any) -> None:
+    limited = client(per_client=1)
+    limited.application = ProxyFix(limited.application, x_for=1)
+    sent = {"X-Forwarded-For": "198.51.100.1, 10.0.0.2"}
+    with limited.get("/stream", headers=sent, buffered=False):
+        assert limited.get("/stream", headers=sent).status_code == 503
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.endswith("its x_for is the number of proxies.")
+
+
 # In threads.
 
 

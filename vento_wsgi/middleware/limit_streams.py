@@ -43,7 +43,7 @@ log = logger(__name__)
 RETRY_AFTER = 5
 """Seconds until a refused client should try again."""
 
-_CURE = "Put werkzeug's ProxyFix around the application."
+_CURE = "Put werkzeug's ProxyFix around the application; its x_for is the number of proxies."
 
 
 def limit_streams(
