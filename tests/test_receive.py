@@ -99,6 +99,26 @@ def test_a_head_that_does_not_come_whole_is_a_408(running: Running) -> None:
     together(check, *product(parts, (True, False)))
 
 
+def test_without_a_limit_a_body_may_take_its_time(tmp_path: Path) -> None:
+    env = {"VENTO_RECEIVE_TIMEOUT": "0"}
+    options = ("--keep-alive=1", "--no-control-socket", "--access-logfile=/dev/null")
+    with (
+        serve(
+            *("gunicorn-StreamWorker", "receiving:app"),
+            cwd=APPS,
+            tmp=tmp_path,
+            env=env,
+            options=options,
+        ) as running,
+        connect(running) as raw,
+    ):
+        raw.send(post("/read", "Content-Length: 3") + b"a")
+        with connect(running) as idle:
+            assert idle.read_rest() == b""  # the worker has looked at the time
+        raw.send(b"bc")
+        assert raw.read_head().status == 200
+
+
 def test_a_body_that_comes_too_slowly_is_a_408(running: Running) -> None:
     def check(path: str, field: str, piece: bytes, trickles: bool) -> None:
         with connect(running) as raw:

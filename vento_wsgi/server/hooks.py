@@ -26,9 +26,10 @@ from gunicorn.http import body, wsgi
 from gunicorn.http.message import Request
 from gunicorn.http.parser import RequestParser
 from gunicorn.http.unreader import SocketUnreader
+from gunicorn.http2 import negotiation
 from gunicorn.workers.ggevent import GeventWorker
 
-__all__ = ["GEVENT", "GUNICORN", "missing"]
+__all__ = ["GEVENT", "GUNICORN", "WORKER", "missing"]
 
 Hook = tuple[str, Callable[[], Any], str]
 """A name for the reader, what makes the object that has the hooks, and their names."""
@@ -59,7 +60,7 @@ GUNICORN: tuple[Hook, ...] = (
     (
         "workers.ggevent.GeventWorker",
         lambda: GeventWorker,
-        "handle handle_error handle_request is_already_handled load_wsgi notify run",
+        "handle handle_error handle_request is_already_handled notify run",
     ),
     ("http.parser.RequestParser", lambda: RequestParser, "mesg_class __next__"),
     (
@@ -81,6 +82,8 @@ GUNICORN: tuple[Hook, ...] = (
     ("http.body.Body(…)", lambda: body.Body(_NONE), "buf failed reader"),
     ("http.body.LengthReader(…)", lambda: body.LengthReader(_NONE, 0), "unreader"),
     ("http.body.ChunkedReader(…)", lambda: body.ChunkedReader(_NONE, _NONE), "buf"),
+    ("http.wsgi.FileWrapper(…)", lambda: wsgi.FileWrapper(BytesIO()), "filelike"),
+    ("http2.negotiation", lambda: negotiation, "prior_knowledge_allowed upgrade_allowed"),
     ("http.wsgi.create", lambda: _arguments(wsgi.create), "response_class"),
     (
         "http.wsgi.Response",
@@ -99,6 +102,9 @@ GUNICORN: tuple[Hook, ...] = (
         ),
     ),
 )
+
+WORKER = "alive booted cfg log max_requests nr pid sockets wsgi"
+"""What gunicorn gives a worker that has loaded its application."""
 
 GEVENT: tuple[Hook, ...] = (
     ("monkey", lambda: monkey, "get_original is_module_patched saved"),
@@ -128,6 +134,7 @@ def _missing(package: Any, hooks: tuple[Hook, ...]) -> Iterator[str]:
                 yield f"{name} {package.__version__} has no {name}.{place}.{hook}"
 
 
-def missing() -> str:
+def missing(worker: Any) -> str:
     """The hooks that the installed gunicorn and gevent do not have, in one line; "" if none."""
-    return "; ".join([*_missing(gunicorn, GUNICORN), *_missing(gevent, GEVENT)])
+    ours = "workers.base.Worker(…)", lambda: worker, WORKER
+    return "; ".join([*_missing(gunicorn, (*GUNICORN, ours)), *_missing(gevent, GEVENT)])

@@ -34,8 +34,8 @@ from werkzeug.exceptions import ClientDisconnected
 __all__ = ["Idle", "Parser", "Reader", "RequestBroken", "RequestTooSlow", "Settings", "Waits"]
 
 RECEIVE_TIMEOUT = 60.0
-"""Seconds, unless $VENTO_RECEIVE_TIMEOUT says otherwise. nginx's client_header_timeout and
-client_body_timeout are as long."""
+"""Seconds, unless $VENTO_RECEIVE_TIMEOUT says otherwise; 0 is off. nginx's
+client_header_timeout and client_body_timeout are as long."""
 
 MIN_RATE = 500
 """Bytes a second that a body brings at least while it is waited for, on average over
@@ -85,7 +85,7 @@ class Waits:
     idle: those that wait for the first byte of a request, in the order of `since`.
     receiving: those that wait for the rest of what has begun.
     keepalive: gunicorn's setting in seconds, 0 if connections are not kept. limit: seconds, for
-    all other waits.
+    all other waits; infinity for no limit.
     """
 
     def __init__(self, keepalive: float, limit: float) -> None:
@@ -94,7 +94,7 @@ class Waits:
         self.limit = limit
         self.longest_idle = keepalive or limit
         self.head_limit = min(self.longest_idle, limit)
-        self.least = round(limit * MIN_RATE)
+        self.least = limit * MIN_RATE
 
     def tick(self, now: float) -> None:
         """Called by the ticker: end the waits that are over their limit."""

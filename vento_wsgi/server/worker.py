@@ -14,6 +14,7 @@ the head of a response nothing is written but its body.
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import ssl
@@ -22,7 +23,7 @@ import time
 from datetime import datetime
 from functools import partial
 from traceback import walk_tb
-from typing import Any
+from typing import Any, NoReturn
 
 import gevent
 from gevent import GreenletExit, get_hub
@@ -74,6 +75,18 @@ def _name(address: Any) -> str:
     return f"unix:{os.fsdecode(address)}"
 
 
+def _seconds(name: str, default: float) -> float:
+    """The value of an environment variable. Raises ValueError if it is no number of seconds."""
+    told = os.environ.get(name)
+    try:
+        found = default if told is None else float(told)
+    except ValueError:
+        found = -1
+    if not 0 <= found < math.inf:
+        raise ValueError(f"${name} is a number of seconds, 0 or more, not {told!r}")
+    return found
+
+
 class _Parked(BaseException):
     """Leave the request loop: a parked subscriber owns the socket now."""
 
@@ -110,26 +123,26 @@ def _raised_by(sock: Any, error: BaseException) -> bool:
 class StreamWorker(GeventWorker):
     """A gevent worker whose responses take few sends and whose streams end well."""
 
+    _alive: bool
+
     def __init__(self, *args: Any, **options: Any) -> None:
-        self._alive = True
-        self._drain = Drain(float(os.environ.get("VENTO_DRAIN_WINDOW", DRAIN_WINDOW)))
+        self._drain = Drain(DRAIN_WINDOW)
         self._servers: list[StreamServer] = []
         self._stopping = Event()
         self._tls: ssl.SSLContext | None = None
         self._until = 0.0
         super().__init__(*args, **options)
         self.cfg = Settings(self.cfg)
-        limit = float(os.environ.get("VENTO_RECEIVE_TIMEOUT", RECEIVE_TIMEOUT))
-        self._waits = Waits(self.cfg.keepalive, limit)
+        self._waits = Waits(self.cfg.keepalive, RECEIVE_TIMEOUT)
 
     @property
     def alive(self) -> bool:
-        """Cleared by gunicorn, from wherever it decides that this worker stops."""
+        """Set by gunicorn, and cleared from wherever it decides that this worker stops."""
         return self._alive
 
     @alive.setter
     def alive(self, alive: bool) -> None:
-        stops = self._alive and not alive
+        stops = not alive and self._alive
         self._alive = alive
         if stops and self.booted:
             # this may be a signal handler: the loop does the rest
@@ -145,24 +158,39 @@ class StreamWorker(GeventWorker):
         self._waits.close_idle(time.monotonic() - SETTLED)
         self._stopping.set()
 
-    def load_wsgi(self) -> None:
-        if missing := hooks.missing():
-            self.log.critical("StreamWorker cannot run here: %s", missing)
-            sys.exit(Arbiter.WORKER_BOOT_ERROR)
-        super().load_wsgi()
+    def _boot(self) -> float | None:
+        """Prepare to serve. Returns the seconds without a turn of the loop that are logged.
+
+        Called by run(), without which nothing is served, whatever else gunicorn names otherwise.
+        """
+        if missing := hooks.missing(self):
+            self._refuse_to_boot(missing)
+        try:
+            self._drain.window = _seconds("VENTO_DRAIN_WINDOW", DRAIN_WINDOW)
+            receive = _seconds("VENTO_RECEIVE_TIMEOUT", RECEIVE_TIMEOUT)
+            Wire.send_timeout = _seconds("VENTO_SEND_TIMEOUT", SEND_TIMEOUT) or None
+            block_limit = _seconds("VENTO_BLOCK_LIMIT", BLOCK_LIMIT) or None
+        except ValueError as error:
+            self._refuse_to_boot(error)
+        self._waits = Waits(self.cfg.keepalive, receive or math.inf)
         prepare(self)
         if "h2" in self.cfg.http_protocols:
             self.log.warning(
                 "the requests of an HTTP/2 connection are served one after another: "
                 "a stream holds up all that its client asks for after it"
             )
+        return block_limit
+
+    def _refuse_to_boot(self, why: object) -> NoReturn:
+        self.log.critical("StreamWorker cannot run here: %s", why)
+        sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
     def run(self) -> None:
+        block_limit = self._boot()
         ticker = clock(cooperative=True)
         ticker.add(self)
-        if limit := float(os.environ.get("VENTO_BLOCK_LIMIT", BLOCK_LIMIT)):
-            ticker.add(Watchdog(limit))
-        Wire.send_timeout = float(os.environ.get("VENTO_SEND_TIMEOUT", SEND_TIMEOUT)) or None
+        if block_limit is not None:
+            ticker.add(Watchdog(block_limit))
         status = self._status()
         status.open()
         try:
