@@ -286,7 +286,8 @@ def test_what_other_users_say_is_shown_to_root_escaped_and_bounded(hostile: Path
 
 @pytest.mark.usefixtures("hostile", "server")
 def test_a_user_who_is_not_root_is_shown_no_other_users_streams(home: Path) -> None:
-    code = "import os, sys; from pathlib import Path; from vento_wsgi.cli import main; "
+    # argparse imports locale late, where the other user may not read the standard library
+    code = "import locale, os, sys; from pathlib import Path; from vento_wsgi.cli import main; "
     code += "from vento_wsgi.server import top; os.setgroups([]); os.setgid(65533); "
     code += "os.setuid(65533); sys.exit(main(['top', '--json', *sys.argv[1:]]))"
     for more in ({}, {"XDG_RUNTIME_DIR": str(home)}):
