@@ -268,8 +268,11 @@ def _place(file: Any) -> tuple[int, int] | None:
             if inner.writable():
                 inner.flush()
         descriptor: int = inner.fileno()
-        # not the descriptor's own offset: a buffer has read further than it has given (PEP 3333)
-        return descriptor, inner.tell()
+        # PEP 3333: from the current position. A buffer may have read its descriptor further than
+        # it has given, so without tell() only the start of a file is certain.
+        if hasattr(inner, "tell"):
+            return descriptor, inner.tell()
+        return (descriptor, 0) if os.lseek(descriptor, 0, os.SEEK_CUR) == 0 else None
     except (AttributeError, OSError, ValueError):
         return None
 
