@@ -315,6 +315,15 @@ def test_records_reach_the_application_where_it_has_set_logging_up(
     assert running.log().count(FAILURE) == before
 
 
+def test_what_gunicorn_logs_goes_on_where_the_application_disables_all_other_loggers(
+    tmp_path: Path,
+) -> None:
+    with serving(tmp_path, STREAM_WORKER, "--timeout=2", how="dictionary") as running:
+        fail_once(running)
+        eventually(lambda: '"GET /fails/7 HTTP/1.1" 200 4' in running.log(), explain=running.log)
+    assert "--timeout 2 ends workers that are only busy" in running.log()
+
+
 def test_a_file_that_both_write_has_each_record_once(tmp_path: Path) -> None:
     errors = ("--error-logfile", str(tmp_path / "records"))
     with serving(tmp_path, STREAM_WORKER, *errors, how="root") as running:

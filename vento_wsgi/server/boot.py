@@ -56,6 +56,9 @@ def _set_logging_up(worker: Any) -> None:
     access = logging.getLogger("vento_wsgi.access")
     if access.level == logging.NOTSET:
         access.setLevel(logging.INFO if worker.cfg.accesslog else logging.WARNING)
+    # dictConfig() of the application disables all loggers that it does not name, unless told
+    # otherwise: warnings, failures and the access log would be lost
+    gunicorn.disabled = logging.getLogger("gunicorn.access").disabled = False
     # gunicorn escapes nothing but quotes
     gunicorn.addFilter(escape)
     atoms = getattr(worker.log, "atoms_wrapper_class", None)
