@@ -1,6 +1,5 @@
 """Streams over WSGI: a handler returns a generator, the client gets it as it comes."""
 
-from .account import CloseReason, Ending
 from .app import App, create_app
 from .broker import Broker, Lagged, Subscription
 from .context import Context
@@ -17,6 +16,7 @@ from .request import Request
 from .response import Response
 from .routing import Router, create_router
 from .sse import Event, decode, sse
+from .streaming.record import CloseReason, Ending
 
 __version__ = "0.1.0"
 

@@ -28,10 +28,10 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 
 from .context import Context
 from .exceptions import RouteError, StreamAborted
-from .keys import ROUTE, fields
 from .logs import logger
 from .response import Response
 from .routing import Middleware, Route, Router, chain, check_callable
+from .streaming.environ import ROUTE, fields
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

@@ -21,22 +21,22 @@ from werkzeug.utils import cached_property
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from . import sse
+from .bodies.files import open_file
 from .broker.subscription import Subscription
-from .files import open_file
-from .keys import DRAIN
-from .policies import Policies
 from .request import Request
 from .response import EVENT_STREAM, Response
+from .streaming.environ import DRAIN
+from .streaming.options import StreamOptions
 
 if TYPE_CHECKING:
     from typing import TypedDict
 
     from typing_extensions import Unpack
 
-    from .account import Ending
-    from .policies import DrainKind
+    from .streaming.options import DrainKind
+    from .streaming.record import Ending
 
-    class PolicyOptions(TypedDict, total=False):
+    class StreamOptionsDict(TypedDict, total=False):
         heartbeat: tuple[bytes, float] | float | None
         deadline: float | None
         send_timeout: float | None
@@ -149,7 +149,7 @@ class Context:
         *,
         status: int = 200,
         headers: HeadersLike = None,
-        **policies: Unpack[PolicyOptions],
+        **policies: Unpack[StreamOptionsDict],
     ) -> Response:
         """A response that sends `body` as it comes.
 
@@ -157,7 +157,7 @@ class Context:
             content_type is text/event-stream), or an object with ``read()``. It is closed once,
             however the response ends. A regular file gets a length, validators and ranges.
 
-        policies: heartbeat, deadline, send_timeout, flush, drain, on_end; see Policies.
+        policies: heartbeat, deadline, send_timeout, flush, drain, on_end; see StreamOptions.
 
         Raises BodyError, a TypeError, that names what to use instead; ValueError on a policy.
         """
@@ -166,7 +166,7 @@ class Context:
         else:
             response = self.response_class(body, status, headers, content_type)
         if policies:
-            response.promise(Policies(**policies))
+            response.promise(StreamOptions(**policies))
         return response
 
     def sse(
@@ -174,7 +174,7 @@ class Context:
         events: Iterable[object],
         *,
         headers: HeadersLike = None,
-        **policies: Unpack[PolicyOptions],
+        **policies: Unpack[StreamOptionsDict],
     ) -> Response:
         """A response that sends each of `events` to an EventSource.
 

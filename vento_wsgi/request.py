@@ -33,8 +33,9 @@ from werkzeug.utils import cached_property
 from werkzeug.wrappers import Request as WerkzeugRequest
 from werkzeug.wsgi import get_content_length, get_host
 
-from . import charsets, fields
-from .body import READ_SIZE
+from . import charsets
+from . import http_syntax as fields
+from .bodies.sources import READ_SIZE
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -1,8 +1,8 @@
 """Response: werkzeug's, with every body that can be streamed.
 
 Text and bytes are sent as they are, with their Content-Length. A file becomes a
-:class:`~vento_wsgi.files.File`, so that it can answer conditional requests and ranges. All
-else is made into :class:`~vento_wsgi.body.Chunks` here and into a Stream when the server
+:class:`~vento_wsgi.bodies.files.File`, so that it can answer conditional requests and ranges. All
+else is made into :class:`~vento_wsgi.bodies.sources.Chunks` here and into a Stream when the server
 asks for it; HEAD, 204 and 304 close it untouched.
 
 The body is always what ``response.response`` is when the headers are made, whatever middleware
@@ -21,17 +21,19 @@ from typing import TYPE_CHECKING, Any
 from werkzeug.datastructures import Headers
 from werkzeug.wrappers import Response as WerkzeugResponse
 
-from . import body as bodies
-from . import fields, files, sse
-from .broker.feed import Feed
+from . import http_syntax as fields
+from . import sse
+from .bodies import files
+from .bodies import sources as bodies
+from .bodies.codings import CodedStream, Encoder
+from .broker.body import SubscriptionBody
 from .broker.subscription import Subscription
-from .coding import CodedStream, Encoder
 from .exceptions import BodyError
-from .keys import DRAIN, PARK
-from .policies import DEFAULT, Policies
-from .pump import cooperative
 from .request import Request
-from .stream import Stream
+from .streaming.environ import DRAIN, PARK
+from .streaming.options import DEFAULT, StreamOptions
+from .streaming.pumps import cooperative
+from .streaming.stream import Stream
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -147,7 +149,7 @@ class Response(WerkzeugResponse):
         """Whether its body is an open file, which leaves by sendfile where the server can."""
         return isinstance(self.response, files.File) and self.response.descriptor is not None
 
-    def promise(self, policies: Policies) -> None:
+    def promise(self, policies: StreamOptions) -> None:
         """Have the body sent under `policies`, as a Stream whatever it is. Raises ValueError."""
         policies.beat(event_stream=self.event_stream)
         self.policies = policies
@@ -273,7 +275,7 @@ class Response(WerkzeugResponse):
                 # it lasts, and should not hold the response and its request for as long
                 closings = [close for close in self._closings if not _closes_nothing(close)]
                 close = partial(_close_all, iter(closings)) if closings else None
-                return Feed(body.subscription, stream, close, environ, self.policies)
+                return SubscriptionBody(body.subscription, stream, close, environ, self.policies)
             return self._stream(environ, body)
         if not isinstance(body, files.File):
             return super().get_app_iter(environ)

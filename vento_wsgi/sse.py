@@ -21,8 +21,8 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 
-from .body import Chunks
-from .body import encode as encode_item
+from .bodies.sources import Chunks
+from .bodies.sources import encode as encode_item
 from .exceptions import BodyError, EventError
 
 __all__ = [

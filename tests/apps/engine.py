@@ -25,11 +25,12 @@ from typing import Any
 from apps import matrix
 
 from vento_wsgi import Context, Response, create_app, create_router
-from vento_wsgi.account import Ending
-from vento_wsgi.clock import Watch, clock
-from vento_wsgi.greenlets import Greenlets
-from vento_wsgi.pump import cooperative
-from vento_wsgi.stream import Stream
+from vento_wsgi.streaming.disconnect import DisconnectWatcher
+from vento_wsgi.streaming.greenlet_pump import GreenletPump
+from vento_wsgi.streaming.pumps import cooperative
+from vento_wsgi.streaming.record import Ending
+from vento_wsgi.streaming.stream import Stream
+from vento_wsgi.streaming.ticker import process_ticker
 
 to_the_log = logging.StreamHandler()
 to_the_log.setFormatter(logging.Formatter("%(created)f %(name)s: %(message)s"))
@@ -374,7 +375,7 @@ def census(ctx: Context) -> Response:
     from greenlet import greenlet
 
     gc.collect()
-    kinds = (greenlet, GeneratorType, Watch, Stream, Greenlets, Response)
+    kinds = (greenlet, GeneratorType, DisconnectWatcher, Stream, GreenletPump, Response)
     found: Counter[str] = Counter()
     for thing in gc.get_objects():
         if str(type(thing).__module__).startswith("gevent.libev"):
@@ -382,7 +383,7 @@ def census(ctx: Context) -> Response:
         for kind in kinds:
             if isinstance(thing, kind) and not getattr(thing, "dead", False):
                 found[kind.__name__] += 1
-    ticker = clock(cooperative=cooperative())
+    ticker = process_ticker(cooperative=cooperative())
     found["clock's members"] = len(ticker.members)
     found["clock's suspects"] = len(ticker.suspects)
     found["descriptors"] = len(os.listdir("/proc/self/fd"))

@@ -19,9 +19,9 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.wsgi import FileWrapper
 
 from vento_wsgi import Broker, create_app, create_router
-from vento_wsgi.clock import clock
-from vento_wsgi.greenlets import _sources
 from vento_wsgi.middleware import StreamGuard, compress
+from vento_wsgi.streaming.greenlet_pump import _sources
+from vento_wsgi.streaming.ticker import process_ticker
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -222,8 +222,8 @@ def census(_environ: WSGIEnvironment, start_response: StartResponse) -> Iterable
             found["greenlet"] += 1
     found["greenlet"] -= len(_sources(get_hub()))  # kept for other streams: as many as met at once
     found["active watchers"] = get_hub().loop.activecnt
-    found["the clock's members"] = len(clock(cooperative=True).members)
-    found["the clock's suspects"] = len(clock(cooperative=True).suspects)
+    found["the clock's members"] = len(process_ticker(cooperative=True).members)
+    found["the clock's suspects"] = len(process_ticker(cooperative=True).suspects)
     found["descriptors"] = len(os.listdir("/proc/self/fd"))
     found["threads"] = len(sys._current_frames())
     found["objects of any kind"] = len(things)

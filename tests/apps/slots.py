@@ -16,8 +16,8 @@ from typing import Any
 from apps import engine
 
 from vento_wsgi import Broker, Context, Event, Response, create_app, create_router
+from vento_wsgi.broker.body import SubscriptionBody
 from vento_wsgi.broker.fanout import Fanout
-from vento_wsgi.broker.feed import Feed
 from vento_wsgi.broker.subscription import Subscription
 from vento_wsgi.middleware import limit_streams
 
@@ -83,10 +83,10 @@ def parked(ctx: Context) -> Response:
     """How many there are of all that a parked subscriber has, and of what it has not."""
     from greenlet import greenlet
 
-    from vento_wsgi.broker.slot import Slot
+    from vento_wsgi.broker.parked import ParkedSubscriber
 
     gc.collect()
-    kinds = (greenlet, Slot, Subscription, Feed, Response, Context)
+    kinds = (greenlet, ParkedSubscriber, Subscription, SubscriptionBody, Response, Context)
     found = dict.fromkeys((kind.__name__ for kind in kinds), 0)
     for thing in gc.get_objects():
         for kind in kinds:

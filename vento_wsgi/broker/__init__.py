@@ -5,9 +5,9 @@ broker.publish("sports", {"goal": 1})
 for event in broker.subscribe("sports", below="world"): …
 """
 
+from .backends.event_log import EventLog
 from .broker import Broker
-from .inbox import Lagged
-from .log import Log
+from .queue import Lagged
 from .subscription import Subscription
 
-__all__ = ["Broker", "Lagged", "Log", "Subscription"]
+__all__ = ["Broker", "EventLog", "Lagged", "Subscription"]

@@ -12,10 +12,10 @@ from urllib.parse import quote, unquote, urlsplit
 
 from ..exceptions import BrokerError, EventError
 from ..sse import Event
-from .frame import Slow
-from .log import Log, Topics
+from .backends.event_log import EventLog, Topics
+from .backends.url import without_password
+from .frames import Slow
 from .subscription import Subscription
-from .url import without_password
 
 if TYPE_CHECKING:
     from .fanout import Fanout
@@ -156,14 +156,14 @@ class Broker:
 class _Here:
     """What one process has open: neither connections nor locks outlive a fork."""
 
-    def __init__(self, open: Callable[[], Log], keep: int, keep_seconds: float) -> None:
+    def __init__(self, open: Callable[[], EventLog], keep: int, keep_seconds: float) -> None:
         self._open = open
         self._keep = keep, keep_seconds
         self._lock = threading.Lock()
-        self.log: Log | None = None
+        self.log: EventLog | None = None
         self._fanout: Fanout | None = None
 
-    def source(self) -> Log:
+    def source(self) -> EventLog:
         if self.log is None:
             with self._lock:
                 self.log = self.log or self._open()
@@ -219,7 +219,7 @@ def _default() -> str:
     return f"sqlite:///{quote(os.path.join(base, 'vento_wsgi', name))}.db"
 
 
-def _backend(url: str, keep: int, keep_seconds: float) -> Callable[[], Log]:
+def _backend(url: str, keep: int, keep_seconds: float) -> Callable[[], EventLog]:
     refused = ValueError(
         f"{without_password(url)!r} is no url of a broker: "
         "memory://, sqlite:///path or redis://host:port/0?name=shop"
@@ -229,19 +229,19 @@ def _backend(url: str, keep: int, keep_seconds: float) -> Callable[[], Log]:
     except ValueError:  # which may repeat the password
         raise refused from None
 
-    def memory() -> Log:
-        from .memory import Memory
+    def memory() -> EventLog:
+        from .backends.memory import Memory
 
         return Memory(keep, keep_seconds)
 
-    def sqlite() -> Log:
-        from .sqlite import SQLite
+    def sqlite() -> EventLog:
+        from .backends.sqlite.event_log import SQLite
 
         return SQLite(path, keep, keep_seconds)
 
-    def redis() -> Log:
+    def redis() -> EventLog:
         try:
-            from .redis import Redis
+            from .backends.redis.event_log import Redis
         except ImportError as error:
             raise BrokerError(
                 f"{parts.scheme}:// needs redis: pip install 'vento_wsgi[redis]'"

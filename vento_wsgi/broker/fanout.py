@@ -22,9 +22,9 @@ from typing import NamedTuple, Protocol
 
 from ..exceptions import BrokerError
 from ..logs import logger
-from ..pump import cooperative
-from .frame import Frame, gap, mark
-from .log import Entry, Log, Position, Topics
+from ..streaming.pumps import cooperative
+from .backends.event_log import Entry, EventLog, Position, Topics
+from .frames import Frame, gap, mark
 
 __all__ = ["Fanout", "Sink"]
 
@@ -79,7 +79,7 @@ class Fanout:
     over: whether its log has ended, and nobody is told any more.
     """
 
-    def __init__(self, source: Log, keep: int, keep_seconds: float) -> None:
+    def __init__(self, source: EventLog, keep: int, keep_seconds: float) -> None:
         self.log = source
         self.position = self.told = source.last()
         self.over = False

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from .. import sse
 from ..exceptions import BrokerError
-from ..pump import cooperative
-from .frame import Frame, Slow, gap, mark
-from .inbox import Inbox
-from .log import Log, Position, Topics
+from ..streaming.pumps import cooperative
+from .backends.event_log import EventLog, Position, Topics
+from .frames import Frame, Slow, gap, mark
+from .queue import SubscriberQueue
 
 if TYPE_CHECKING:
     from .fanout import Fanout
@@ -42,7 +42,7 @@ class Subscription(Iterator[sse.Event]):
 
     def __init__(
         self,
-        source: Log,
+        source: EventLog,
         fanout: Callable[[], Fanout],
         topics: Topics,
         after: str | None,
@@ -54,7 +54,7 @@ class Subscription(Iterator[sse.Event]):
         self.log = source
         self.slow: Slow = slow
         self.backlog = backlog
-        self._inbox = Inbox(source, topics, backlog, slow)
+        self._inbox = SubscriberQueue(source, topics, backlog, slow)
         self._replay = Replay(source, topics, after, replay)
         self._fanout = fanout
         self._iterator: Iterator[Frame] | None = None
@@ -109,7 +109,7 @@ class Replay:
 
     __slots__ = ("_gap", "_held", "_limit", "_log", "_topics", "position")
 
-    def __init__(self, log: Log, topics: Topics, after: str | None, limit: int | None) -> None:
+    def __init__(self, log: EventLog, topics: Topics, after: str | None, limit: int | None) -> None:
         self._log = log
         self._topics = topics
         self._limit = None if after is None else limit
@@ -164,12 +164,14 @@ class Replay:
 
 
 def _frames(
-    replay: Replay, inbox: Inbox, fanout: Callable[[], Fanout], patience: float | None
+    replay: Replay, inbox: SubscriberQueue, fanout: Callable[[], Fanout], patience: float | None
 ) -> Iterator[Frame]:
     """What a subscription gives; it leaves the broker wherever this ends.
 
     The subscription has this, and this does not have the subscription: so one that is dropped is
-    collected at once, and not when Python next looks for cycles. patience: see Inbox.take().
+    collected at once, and not when Python next looks for cycles.
+
+    patience: see SubscriberQueue.take().
     """
     try:
         for frame in replay.catch_up(fanout(), inbox.join):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import body as bodies
+from ..bodies import sources as bodies
 from ..broker import Subscription
 
 __all__ = ["runs"]

@@ -42,10 +42,10 @@ from django.http import (  # type: ignore[import-untyped]
 from django.utils.cache import patch_vary_headers  # type: ignore[import-untyped]
 from werkzeug import exceptions
 
-from .. import body as bodies
-from ..broker.feed import Feed
+from ..bodies import sources as bodies
+from ..bodies.files import Window
+from ..broker.body import SubscriptionBody
 from ..context import BINARY, Context
-from ..files import Window
 from ..response import Response
 from . import runs
 
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
     from typing_extensions import Unpack
 
-    from ..context import HeadersLike, PolicyOptions
+    from ..context import HeadersLike, StreamOptionsDict
 
 __all__ = ["file", "last_event_id", "sse", "stream"]
 
@@ -69,7 +69,7 @@ def stream(
     *,
     status: int = 200,
     headers: HeadersLike = None,
-    **policies: Unpack[PolicyOptions],
+    **policies: Unpack[StreamOptionsDict],
 ) -> StreamingHttpResponse:
     """``Context.stream`` as a response of Django's."""
     response = Context(request.META).stream(
@@ -83,7 +83,7 @@ def sse(
     events: Iterable[object],
     *,
     headers: HeadersLike = None,
-    **policies: Unpack[PolicyOptions],
+    **policies: Unpack[StreamOptionsDict],
 ) -> StreamingHttpResponse:
     """``Context.sse`` as a response of Django's."""
     response = Context(request.META).sse(_in_view(events), headers=headers, **policies)
@@ -174,7 +174,7 @@ class _Streaming(StreamingHttpResponse):  # type: ignore[misc]
         if self._content is not self._body:
             return None
         body = self._body.begin()
-        if isinstance(body, Feed):
+        if isinstance(body, SubscriptionBody):
             body.closes(self.close)
         return body
 

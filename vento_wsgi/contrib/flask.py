@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-    from ..context import HeadersLike, PolicyOptions
+    from ..context import HeadersLike, StreamOptionsDict
 
 __all__ = ["file", "last_event_id", "sse", "stream"]
 
@@ -42,7 +42,7 @@ def stream(
     *,
     status: int = 200,
     headers: HeadersLike = None,
-    **policies: Unpack[PolicyOptions],
+    **policies: Unpack[StreamOptionsDict],
 ) -> FlaskResponse:
     """``Context.stream`` as a response of the current application."""
     response: FlaskResponse = _context().stream(
@@ -52,7 +52,7 @@ def stream(
 
 
 def sse(
-    events: Iterable[object], *, headers: HeadersLike = None, **policies: Unpack[PolicyOptions]
+    events: Iterable[object], *, headers: HeadersLike = None, **policies: Unpack[StreamOptionsDict]
 ) -> FlaskResponse:
     """``Context.sse`` as a response of the current application."""
     response: FlaskResponse = _context().sse(_kept(events), headers=headers, **policies)

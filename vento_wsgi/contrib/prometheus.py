@@ -31,10 +31,10 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from ..account import Ending, observers
 from ..context import Context
-from ..keys import routes
 from ..response import Response
+from ..streaming.environ import routes
+from ..streaming.record import Ending, observers
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication

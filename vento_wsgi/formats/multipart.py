@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ..fields import is_legal
+from ..http_syntax import is_legal
 from .formatted import Formatted, as_bytes, each
 
 __all__ = ["multipart_mixed"]

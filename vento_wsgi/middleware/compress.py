@@ -18,7 +18,7 @@ A coded response says so in Content-Encoding, has no Content-Length unless it wa
 be coded beforehand, no Accept-Ranges, and a weak ETag; If-None-Match finds it all the same. All
 that could have been coded says ``Vary: Accept-Encoding``.
 
-A stream holds its coding's memory while it is open: 36 KB of gzip; see vento_wsgi.coding. A
+A stream holds its coding's memory while it is open: 36 KB of gzip; see vento_wsgi.bodies.codings. A
 subscription to a broker that is coded is an ordinary stream, with a greenlet and a coding of its
 own, some 60 KB, where a parked one has less than one: where there are thousands of them, leave
 ``text/event-stream`` out of `types`. One coded block for all subscribers of a topic is no way out.
@@ -42,8 +42,8 @@ from typing import TYPE_CHECKING
 from werkzeug.http import parse_accept_header
 from werkzeug.wrappers import Response as WerkzeugResponse
 
-from ..body import READ_SIZE, Chunks
-from ..coding import Encoder, encoders
+from ..bodies.codings import Encoder, encoders
+from ..bodies.sources import READ_SIZE, Chunks
 from ..context import Context
 from ..response import Response, vary
 from ..routing import Middleware, Next

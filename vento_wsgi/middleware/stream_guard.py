@@ -29,21 +29,21 @@ from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .. import body as bodies
-from ..broker.feed import Feed
-from ..keys import fields
+from ..bodies import sources as bodies
+from ..broker.body import SubscriptionBody
 from ..logs import logger
-from ..policies import DEFAULT, Policies
-from ..pump import cooperative
 from ..response import EVENT_STREAM
-from ..stream import Stream
+from ..streaming.environ import fields
+from ..streaming.options import DEFAULT, StreamOptions
+from ..streaming.pumps import cooperative
+from ..streaming.stream import Stream
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
     from typing_extensions import ParamSpec, Unpack
 
-    from ..context import PolicyOptions
-    from ..greenlets import Greenlets
+    from ..context import StreamOptionsDict
+    from ..streaming.greenlet_pump import GreenletPump
 
     P = ParamSpec("P")
 
@@ -59,15 +59,15 @@ _FOR_EVENTS = (("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no"))
 class StreamGuard:
     """A WSGI application that gives the streams of `wsgi_app` the endings of a Stream.
 
-    policies: heartbeat, deadline, send_timeout, flush, on_end; see Policies. A heartbeat that
+    policies: heartbeat, deadline, send_timeout, flush, on_end; see StreamOptions. A heartbeat that
         is a number is for event streams alone. Raises ValueError.
     """
 
-    def __init__(self, wsgi_app: WSGIApplication, **policies: Unpack[PolicyOptions]) -> None:
+    def __init__(self, wsgi_app: WSGIApplication, **policies: Unpack[StreamOptionsDict]) -> None:
         if not callable(wsgi_app):
             raise TypeError(f"StreamGuard takes a WSGI application, not {wsgi_app!r}")
         self.wsgi_app = wsgi_app
-        self._of_events = Policies(**policies) if policies else DEFAULT
+        self._of_events = StreamOptions(**policies) if policies else DEFAULT
         self._of_encoded = replace(self._of_events, heartbeat=None)
         plain = isinstance(self._of_events.heartbeat, tuple)
         self._of_others = self._of_events if plain else self._of_encoded
@@ -77,10 +77,10 @@ class StreamGuard:
         if not cooperative():
             next(call)
             return self._stream(call) if call.is_stream else call.answer()
-        from ..greenlets import Greenlets
+        from ..streaming.greenlet_pump import GreenletPump
 
         context = copy_context()
-        pump = Greenlets(call, context)
+        pump = GreenletPump(call, context)
         try:
             pump.take()
             if not call.is_stream:
@@ -93,7 +93,7 @@ class StreamGuard:
             return self._stream(call, pump)
         return call.lend(pump, context) if call.as_it_is else _Aside(call, pump, context)
 
-    def _stream(self, call: _Call, pump: Greenlets | None = None) -> Stream:
+    def _stream(self, call: _Call, pump: GreenletPump | None = None) -> Stream:
         headers, policies = call.start.headers, self._of_others
         encoded = call.start.field("content-encoding") not in ("", "identity")
         events = call.start.field("content-type").partition(";")[0].strip() == EVENT_STREAM
@@ -176,7 +176,7 @@ class _Call(Iterator[bytes]):
         if (
             hasattr(body, "__len__")
             or not hasattr(body, "__iter__")
-            or isinstance(body, (Stream, Feed))
+            or isinstance(body, (Stream, SubscriptionBody))
             or (isinstance(wrapper, type) and isinstance(body, wrapper))
         ):
             return True
@@ -186,7 +186,7 @@ class _Call(Iterator[bytes]):
         # A framework's response with a body of ours. The body begins here, in the greenlet of
         # the view. A subscription needs no greenlet from here on.
         ours = stands_for()
-        if isinstance(ours, Feed):
+        if isinstance(ours, SubscriptionBody):
             self.body = ours
         return ours is not None
 
@@ -220,7 +220,7 @@ class _Call(Iterator[bytes]):
             raise
         return self.body if self._begun is None else self
 
-    def lend(self, pump: Greenlets, context: Context) -> Any:
+    def lend(self, pump: GreenletPump, context: Context) -> Any:
         """The very body for the server, whose close() will run where the application was called.
 
         The server knows a file wrapper or a stream by its class, so the object cannot be
@@ -232,7 +232,7 @@ class _Call(Iterator[bytes]):
                 _adopting(context, pump.stop, self.close)
 
         body = self.body
-        if self._close is not _nothing and not isinstance(body, Feed):
+        if self._close is not _nothing and not isinstance(body, SubscriptionBody):
             try:
                 body.close = close
             except AttributeError:  # an object with __slots__: the server closes it
@@ -312,7 +312,7 @@ class _Start:
 class _Aside(Iterator[bytes]):
     """A body that is not a stream, made and closed in the greenlet of its application."""
 
-    def __init__(self, call: _Call, pump: Greenlets, context: Context) -> None:
+    def __init__(self, call: _Call, pump: GreenletPump, context: Context) -> None:
         self._call = call
         self._pump = pump
         self._context = context

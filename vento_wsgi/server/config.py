@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .boot import prepare
+from .boot_checks import prepare
 
 worker_class = "vento_wsgi.server.StreamWorker"
 

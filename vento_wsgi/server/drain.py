@@ -14,7 +14,7 @@ from collections import deque
 from time import monotonic
 from typing import Any
 
-from ..account import Account, CloseReason
+from ..streaming.record import CloseReason, StreamRecord
 
 __all__ = ["Drain"]
 
@@ -40,17 +40,17 @@ class Drain:
     def __init__(self, window: float) -> None:
         self.window = window
         self.draining = False
-        self.streams: set[Account] = set()
+        self.streams: set[StreamRecord] = set()
         self.ended: deque[Ended] = deque(maxlen=KEPT)
-        self._waiting: deque[Account] = deque()
+        self._waiting: deque[StreamRecord] = deque()
 
-    def add(self, stream: Account) -> None:
+    def add(self, stream: StreamRecord) -> None:
         """Called by a stream when it starts."""
         self.streams.add(stream)
         if self.draining:
             self._waiting.append(stream)
 
-    def discard(self, stream: Account) -> None:
+    def discard(self, stream: StreamRecord) -> None:
         """Called by a stream when it has ended."""
         if stream in self.streams:
             self.streams.remove(stream)

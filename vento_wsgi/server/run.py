@@ -9,7 +9,7 @@ from gunicorn.app.base import Application
 from gunicorn.errors import AppImportError
 
 from ..exceptions import AppNotFound
-from .loading import check, load
+from .importer import check, load
 
 __all__ = ["run"]
 

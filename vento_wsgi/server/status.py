@@ -23,7 +23,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ..account import Snapshot
+from ..streaming.record import Snapshot
 
 if TYPE_CHECKING:
     from .drain import Drain

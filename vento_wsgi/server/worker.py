@@ -39,19 +39,19 @@ from gunicorn.sock import is_http2_negotiated, ssl_context
 from gunicorn.workers.ggevent import GeventWorker
 from werkzeug.exceptions import ClientDisconnected
 
-from ..broker.feed import Feed
-from ..clock import clock
+from ..broker.body import SubscriptionBody
 from ..exceptions import StreamAborted
-from ..keys import CONNECTION, DRAIN, PARK
-from ..policies import SEND_TIMEOUT
-from ..stream import broken_request
+from ..streaming.environ import CONNECTION, DRAIN, PARK
+from ..streaming.options import SEND_TIMEOUT
+from ..streaming.stream import broken_request
+from ..streaming.ticker import process_ticker
 from . import hooks
-from .boot import prepare
+from .boot_checks import prepare
 from .drain import STEP, Drain
-from .reading import RECEIVE_TIMEOUT, Idle, Parser, Reader, Settings, Waits
+from .request_parser import RECEIVE_TIMEOUT, Idle, Parser, Reader, Settings, Waits
+from .response import WorkerResponse
 from .status import Status
 from .watchdog import Watchdog
-from .wire import Wire
 
 __all__ = ["StreamWorker"]
 
@@ -168,7 +168,7 @@ class StreamWorker(GeventWorker):
         try:
             self._drain.window = _seconds("VENTO_DRAIN_WINDOW", DRAIN_WINDOW)
             receive = _seconds("VENTO_RECEIVE_TIMEOUT", RECEIVE_TIMEOUT)
-            Wire.send_timeout = _seconds("VENTO_SEND_TIMEOUT", SEND_TIMEOUT) or None
+            WorkerResponse.send_timeout = _seconds("VENTO_SEND_TIMEOUT", SEND_TIMEOUT) or None
             block_limit = _seconds("VENTO_BLOCK_LIMIT", BLOCK_LIMIT) or None
         except ValueError as error:
             self._refuse_to_boot(error)
@@ -187,7 +187,7 @@ class StreamWorker(GeventWorker):
 
     def run(self) -> None:
         block_limit = self._boot()
-        ticker = clock(cooperative=True)
+        ticker = process_ticker(cooperative=True)
         ticker.add(self)
         if block_limit is not None:
             ticker.add(Watchdog(block_limit))
@@ -302,7 +302,7 @@ class StreamWorker(GeventWorker):
         try:
             self.cfg.pre_request(self, req)
             response, environ = wsgi.create(
-                req, sock, addr, listener_name, self.cfg, response_class=Wire
+                req, sock, addr, listener_name, self.cfg, response_class=WorkerResponse
             )
             environ["wsgi.multithread"] = True
             environ[DRAIN] = self._drain
@@ -318,7 +318,7 @@ class StreamWorker(GeventWorker):
             body = self.wsgi(environ, response.start_response)
             if self.is_already_handled(body):
                 return False
-            if response.chunked and (feed := Feed.of(body)) is not None:
+            if response.chunked and (feed := SubscriptionBody.of(body)) is not None:
                 self._park(feed, response, req, environ, start)
             try:
                 if isinstance(body, environ["wsgi.file_wrapper"]):
@@ -406,7 +406,14 @@ class StreamWorker(GeventWorker):
             # with unread bytes a close is a reset, which can overtake the page
             util.close_graceful(client)
 
-    def _park(self, feed: Feed, response: Wire, req: Any, environ: Any, start: datetime) -> None:
+    def _park(
+        self,
+        feed: SubscriptionBody,
+        response: WorkerResponse,
+        req: Any,
+        environ: Any,
+        start: datetime,
+    ) -> None:
         """Send what a subscription has so far, and keep the socket, but not the greenlet."""
 
         def done(sent: int) -> None:

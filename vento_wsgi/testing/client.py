@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from werkzeug.datastructures import Headers
 from werkzeug.test import Client as WerkzeugClient
 
-from ..account import Ending
 from ..sse import Event, decode
+from ..streaming.record import Ending
 from .exchange import Exchange
 
 if TYPE_CHECKING:

@@ -24,11 +24,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from wsgiref.util import is_hop_by_hop
 
-from ..account import CloseReason, Ending
 from ..exceptions import StreamAborted
-from ..keys import CONNECTION, DRAIN
-from ..pump import cooperative
-from ..stream import Stream
+from ..streaming.environ import CONNECTION, DRAIN
+from ..streaming.pumps import cooperative
+from ..streaming.record import CloseReason, Ending
+from ..streaming.stream import Stream
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment

@@ -1,0 +1,1 @@
+"""The event logs that a Broker can keep its events in: one protocol, event_log.EventLog."""

@@ -1,0 +1,1 @@
+"""An event log in a SQLite file, for all processes of one machine."""

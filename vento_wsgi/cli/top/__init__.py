@@ -1,0 +1,1 @@
+"""``vento-wsgi top``: the open streams of a running server."""
