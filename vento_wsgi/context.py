@@ -25,7 +25,7 @@ from .bodies.files import open_file
 from .broker.subscription import Subscription
 from .request import Request
 from .response import EVENT_STREAM, Response
-from .streaming.environ import DRAIN
+from .streaming.environ import CONNECTION
 from .streaming.options import StreamOptions
 
 if TYPE_CHECKING:
@@ -113,8 +113,8 @@ class Context:
     @property
     def draining(self) -> bool:
         """Whether the worker is stopping: a long stream should come to its end."""
-        drain = self.environ.get(DRAIN)
-        return drain is not None and drain.draining
+        connection = self.environ.get(CONNECTION)
+        return connection is not None and connection.drain is not None and connection.drain.draining
 
     @cached_property
     def last_event_id(self) -> str | None:

@@ -25,15 +25,14 @@ from . import http_syntax as fields
 from . import sse
 from .bodies import files
 from .bodies import sources as bodies
-from .bodies.codings import CodedStream, Encoder
 from .broker.body import SubscriptionBody
 from .broker.subscription import Subscription
 from .exceptions import BodyError
 from .request import Request
-from .streaming.environ import DRAIN, PARK
+from .streaming.environ import CONNECTION
 from .streaming.options import DEFAULT, StreamOptions
 from .streaming.pumps import cooperative
-from .streaming.stream import Stream
+from .streaming.stream import Encoder, Stream
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -182,7 +181,7 @@ class Response(WerkzeugResponse):
         try:
             body, status, headers = self.get_wsgi_response(environ)
             if isinstance(body, Stream):
-                body.begin(environ, start_response, status, headers)
+                body.begin(start_response, status, headers)
             else:
                 start_response(status, headers)
         except BaseException:
@@ -269,8 +268,14 @@ class Response(WerkzeugResponse):
         body = self.response
         if isinstance(body, bodies.Chunks):
             # in a coding each client's bytes depend on what it was sent before: none to share
-            shares = PARK in environ and self._encoder is None and self.event_stream
-            if shares and isinstance(body, _Subscribed):
+            connection = environ.get(CONNECTION)
+            parks = connection is not None and connection.can_park
+            if (
+                parks
+                and self._encoder is None
+                and self.event_stream
+                and isinstance(body, _Subscribed)
+            ):
                 stream = partial(self._stream, environ, body)
                 # it lasts, and should not hold the response and its request for as long
                 closings = [close for close in self._closings if not _closes_nothing(close)]
@@ -296,7 +301,7 @@ class Response(WerkzeugResponse):
         # a Stream has policies; and without our worker gevent's sendfile reads 8 KiB at a time
         if self.policies is not DEFAULT or self._encoder is not None:
             return None
-        if cooperative() and DRAIN not in environ:
+        if cooperative() and CONNECTION not in environ:
             return None
         return self._sent if files.offers_sendfile(environ, body) else None
 
@@ -306,15 +311,15 @@ class Response(WerkzeugResponse):
         return body
 
     def _stream(self, environ: WSGIEnvironment, chunks: Iterator[bytes]) -> Stream:
-        kind = Stream if self._encoder is None else partial(CodedStream, self._encoder())
-        return kind(
+        return Stream(
             chunks,
             self.close,
             environ,
             event_stream=self.event_stream,
             length=self._length,
             waits=not isinstance(self.response, files.File),
-            policies=self.policies,
+            options=self.policies,
+            encoder=None if self._encoder is None else self._encoder(),
         )
 
 

@@ -24,27 +24,17 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any
 
-from ..streaming.stream import Stream
+from ..streaming.stream import Encoder
 
-__all__ = ["LEVELS", "CodedStream", "Encoder", "encoders"]
+__all__ = ["LEVELS", "encoders"]
 
 LEVELS = {"gzip": 6, "zstd": 3, "br": 5}
 """How hard each tries: where, of every one, the next step costs more than it saves."""
 
 SCALES = {"gzip": (1, 9), "zstd": (1, 12), "br": (2, 9)}
 """Levels below find no repetition in small pieces, those above take many times the memory."""
-
-
-class Encoder(Protocol):
-    """One body on its way into a coding."""
-
-    def encode(self, piece: bytes) -> bytes:
-        """A piece, with all that is needed to decode it now."""
-
-    def finish(self, piece: bytes = b"") -> bytes:
-        """The last piece, and the end."""
 
 
 class Gzip:
@@ -129,29 +119,3 @@ def encoders(level: Mapping[str, int]) -> dict[str, Callable[[bool], Encoder]]:
 
 def _maker(kind: type[Gzip | Zstd | Brotli], level: int) -> Callable[[bool], Encoder]:
     return lambda live: kind(level, live=live)
-
-
-class CodedStream(Stream):
-    """A Stream whose pieces leave in a coding. `encoder` is its own."""
-
-    def __init__(self, encoder: Encoder, *args: Any, **options: Any) -> None:
-        self._encoder = encoder
-        super().__init__(*args, **options)
-
-    def _give(self, piece: bytes) -> bytes:
-        piece = super()._give(piece)
-        if self.last:
-            coded = self._encoder.finish(piece)
-        else:
-            coded = self._encoder.encode(piece) if piece else b""
-        self.sent += len(coded) - len(piece)
-        return coded
-
-    @property
-    def _plain(self) -> bool:
-        return False
-
-    def _over(self) -> bytes:
-        if self._is_whole:
-            return b""  # the last piece: what the coding ends with
-        return super()._over()

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 from ..exceptions import ClientStalled
 from ..logs import logger
 from ..sse import opening
-from ..streaming.environ import DRAIN, request_id, route
+from ..streaming.connection import Connection
+from ..streaming.endings import FAILED, FAREWELL
 from ..streaming.options import StreamOptions
 from ..streaming.record import CloseReason
-from ..streaming.stream import FAILED, FAREWELL, Stream
+from ..streaming.stream import Stream
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -35,7 +36,10 @@ PIECE = 64 * 1024
 
 
 class SubscriptionBody:
-    """The events of `subscription` for a WSGI server. stream: makes the Stream to iterate."""
+    """The events of `subscription` for a WSGI server. stream: makes the Stream to iterate.
+
+    close: frees what else the response holds.
+    """
 
     def __init__(
         self,
@@ -43,22 +47,18 @@ class SubscriptionBody:
         stream: Callable[[], Stream],
         close: Callable[[], object] | None,
         environ: WSGIEnvironment,
-        policies: StreamOptions,
+        options: StreamOptions,
     ) -> None:
         self._subscription = subscription
         self._make = stream
         self._stream: Stream | None = None
         self._close = close
-        self._route = route(environ)
-        self._request_id = request_id(environ)
-        self._drain = environ.get(DRAIN)
-        self._drains = policies.drain_for(environ, event_stream=True)
-        self._opening = opening(environ["REQUEST_METHOD"])
-        self.policies = policies
+        self._environ = environ
+        self._options = options
 
     @staticmethod
     def of(body: object) -> SubscriptionBody | None:
-        """The feed that a response's body is, or stands for in the terms of a framework."""
+        """The one that a response's body is, or stands for in the terms of a framework."""
         stands_for: Callable[[], object] | None = getattr(body, "vento_body", None)
         if stands_for is not None:
             body = stands_for()
@@ -66,7 +66,7 @@ class SubscriptionBody:
 
     def __iter__(self) -> Iterator[bytes]:
         self._stream = self._make()
-        return self._stream
+        return iter(self._stream)
 
     def close(self) -> None:
         close, self._close = self._close, None
@@ -81,11 +81,11 @@ class SubscriptionBody:
 
     def park(
         self,
-        write: Callable[[bytes], object],
+        connection: Connection,
         detach: Callable[[], int],
         done: Callable[[int], object] | None,
     ) -> None:
-        """Send what there is by `write`, and leave the rest to a ParkedSubscriber.
+        """Send what there is, and leave the rest to a ParkedSubscriber on what `detach` gives.
 
         done: called at the end, if given, with the bytes that were sent. The end may be here:
         where the client is gone, or the log fails, which is logged and told by an event.
@@ -95,38 +95,33 @@ class SubscriptionBody:
         close, self._close = self._close, None  # what it closes may close this
         silent = close is None and done is None
         ended = None if silent else partial(_ended, close, done)
-        slot = ParkedSubscriber(
-            self._subscription,
-            self.policies,
-            self._route,
-            self._request_id,
-            ended,
-            self._drain,
-            self._drains,
+        environ, self._environ = self._environ, {}  # it lasts, and needs no environ
+        subscriber = ParkedSubscriber(
+            self._subscription, environ, connection.drain, self._options, ended
         )
-
-        def send(data: bytes) -> None:
-            write(data)
-            slot.sent += len(data)
-            slot.pieces += 1
-
+        connection.limit(self._options.send_timeout or None)
         reason: CloseReason | None = CloseReason.DISCONNECTED
         try:
-            reason = self._send_past(slot, send)
+            reason = self._send_past(subscriber, connection, opening(environ["REQUEST_METHOD"]))
         except ClientStalled:
             reason = CloseReason.STALLED
         except OSError:
             pass
         finally:
-            slot.open(detach(), self._subscription.position, reason)
+            subscriber.open(detach(), self._subscription.position, reason)
 
     def _send_past(
-        self, slot: ParkedSubscriber, send: Callable[[bytes], object]
+        self, subscriber: ParkedSubscriber, connection: Connection, ready: bytes
     ) -> CloseReason | None:
-        """Send what is in the log; why this is the end, if it is."""
-        subscription, ready = self._subscription, self._opening
+        """Send `ready`, and what is in the log; why this is the end, if it is."""
+
+        def send(data: bytes) -> None:
+            connection.push((data,), each=True)
+            subscriber.sent += len(data)
+            subscriber.pieces += 1
+
         try:
-            for frame in subscription.catch_up(slot.join):
+            for frame in self._subscription.catch_up(subscriber.join):
                 ready += frame.block
                 if len(ready) >= PIECE:
                     send(ready)
@@ -134,8 +129,8 @@ class SubscriptionBody:
         except OSError:
             raise
         except Exception:
-            fields = slot.fields(CloseReason.FAILED)
-            log.exception("%s failed in mid-stream", self._route, extra=fields)
+            fields = subscriber.fields(CloseReason.FAILED)
+            log.exception("%s failed in mid-stream", subscriber.route, extra=fields)
             send(ready + FAILED)
             time.sleep(FAREWELL)
             return CloseReason.FAILED

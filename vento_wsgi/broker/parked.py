@@ -1,37 +1,38 @@
-"""ParkedSubscriber: a subscriber that is a socket, and no greenlet.
+"""A parked subscriber: a socket, and no greenlet.
 
-Once a subscription has caught up, all that its response still needs is that events are
-written to its socket. The slot does that from the fan-out's own greenlet, without waiting:
-what the socket does not take stays in a backlog until it is writable again. The clock asks
-after heartbeat, deadline and stalled clients, as it does for a Stream, and the endings are
-those of a Stream, told in the same way.
+Once a subscription has caught up, all that its response still needs is that events are written to
+its socket. The fan-out does that from its own greenlet, without waiting: what the socket does not
+take goes on from the loop (see unsent.py), and later events wait in a backlog meanwhile. Heartbeat,
+deadline, departure and drain are those of every stream; see lifecycle.py.
 """
 
 from __future__ import annotations
 
-import math
 import socket
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from gevent import get_hub, spawn
+from gevent import spawn
 from gevent.monkey import get_original
 
+from ..exceptions import ClientStalled
 from ..logs import logger
-from ..sse import COMMENT, Event
-from ..streaming.connection import RESET, Progress
+from ..streaming.connection import RESET
 from ..streaming.disconnect import DisconnectWatcher
-from ..streaming.options import DrainKind, StreamOptions
-from ..streaming.record import CloseReason, Snapshot, StreamRecord
-from ..streaming.stream import STUCK
+from ..streaming.lifecycle import Lifecycle
+from ..streaming.options import StreamOptions
+from ..streaming.record import CloseReason, Snapshot
 from ..streaming.ticker import process_ticker
+from ..streaming.unsent import Unsent
 from .backends.event_log import Position
 from .fanout import Fanout
 from .frames import Backlog, Frame, chunk
 
 if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
     from .subscription import Subscription
 
 __all__ = ["ParkedSubscriber"]
@@ -43,49 +44,39 @@ LAST_CHUNK = b"0\r\n\r\n"
 PIECE = 64 * 1024
 """Bytes of a backlog sent at a time."""
 
-WRITABLE = 2
-"""The event of gevent's loop."""
 
-
-class ParkedSubscriber(StreamRecord):
+class ParkedSubscriber(Lifecycle):
     """A socket that is told of events, framed as chunks of HTTP/1.1 (RFC 9112, section 7.1).
 
-    policies, route, request_id: as those of a Stream. ended: called at the end, with the bytes
-        that were sent.
-    drains: what happens to it when the worker stops.
+    ended: called at the end, with the bytes that were sent.
     """
 
     __slots__ = (
-        *("_backlog", "_drains", "_ended", "_fanout", "_from", "_last", "_limit", "_log"),
-        *("_policies", "_progress", "_rest", "_slow", "_sock", "_watch", "_writable", "topics"),
+        *("_backlog", "_ended", "_fanout", "_last", "_limit", "_log", "_position", "_slow"),
+        *("_sock", "_unsent", "_watcher", "topics"),
     )
 
     def __init__(
         self,
         subscription: Subscription,
-        policies: StreamOptions,
-        route: str,
-        request_id: str | None,
-        ended: Callable[[int], object] | None,
+        environ: WSGIEnvironment,
         drain: Any,
-        drains: DrainKind,
+        options: StreamOptions,
+        ended: Callable[[int], object] | None,
     ) -> None:
-        super().__init__(route, drain, policies.on_end, request_id)
+        beat = options.beat(event_stream=True)
+        super().__init__(environ, drain, options, beat, event_stream=True)
         self.topics = subscription.topics
         self._limit, self._slow = subscription.backlog, subscription.slow
         self._log = subscription.log
         self._fanout: Fanout | None = None
-        self._policies = policies
-        self._drains = drains
         self._ended = ended
         self._sock: Any = None
-        self._from: Position = subscription.position
-        self._backlog: Backlog | None = self._new_backlog()
-        self._rest = b""  # of what was sent in part
+        self._position: Position = subscription.position  # of the newest frame that it was told
+        self._backlog: Backlog | None = self._new_backlog()  # None while it keeps up
+        self._unsent: Unsent | None = None
         self._last: tuple[CloseReason, bytes] | None = None  # to be sent after all else
-        self._watch: DisconnectWatcher | None = None
-        self._writable: Any = None
-        self._progress: Progress | None = None  # while it waits for the client
+        self._watcher: DisconnectWatcher | None = None
         self._enter()
 
     def join(self, fanout: Fanout) -> Position:
@@ -99,76 +90,175 @@ class ParkedSubscriber(StreamRecord):
         reason: why it has ended already, if it has.
         """
         self._sock = get_original("socket", "socket")(fileno=fd)
-        if self.reason is not None:  # it was too slow to get here
+        if self.reason is not None:  # its backlog was full before it got here
             self._close()
             return
         if reason is not None:
-            self.end(reason)
+            self._abort(reason)
             return
         self._sock.setblocking(False)
-        self._from = max(self._from, position)
+        self._position = max(self._position, position)
         self._moved = monotonic()
         if self._backlog is not None:
             self._backlog.skip(position)
         ticker = process_ticker(cooperative=True)
-        self._watch = DisconnectWatcher(self._sock, ticker, self._gone, self._half_closed)
+        self._watcher = DisconnectWatcher(self._sock, ticker, self.left, self.half_closed)
         ticker.add_idle(self)
-        self._flush()
+        self._go_on()
+
+    # the fan-out's side
 
     @property
     def holds(self) -> Position | None:
-        return self._from if self._backlog is None else None
+        return self._position if self._backlog is None else None
 
     def put(self, frame: Frame) -> None:
         """Called by the fan-out."""
-        if frame.position <= self._from:
+        if frame.position <= self._position:
             return  # it was read from the log
-        self._from = frame.position
-        if self._backlog is not None:
-            self._queue(frame)
-            return
-        try:
-            written = self._sock.send(frame.chunk)
-        except OSError as error:
-            written = self._failed(error)
-        self._wrote(frame.chunk, written, len(frame.block))
-        self._moved = frame.made
+        self._position = frame.position
+        if self._backlog is None:
+            self._moved = frame.made
+            self._send(frame.chunk, len(frame.block))
+        elif self._last is None and self.reason is None and not self._backlog.add(frame):
+            self._abort(CloseReason.STALLED)
 
     def dismiss(self) -> None:
         """Called by the fan-out when nothing more will come of it."""
-        self._finish(CloseReason.EXHAUSTED, b"", LAST_CHUNK)
+        self._end_with(CloseReason.EXHAUSTED, LAST_CHUNK)
 
-    def drain(self, retry: int) -> None:
-        if self._drains != "finish":
-            self._finish(CloseReason.DRAINING, Event(retry=retry).encode(), self._end_chunk)
-
-    def cut(self) -> None:
-        self.end(CloseReason.DRAINING)
+    # Lifecycle
 
     @property
-    def _end_chunk(self) -> bytes:
-        """The final chunk, unless the response must not look whole."""
-        return LAST_CHUNK if self._drains == "end" else b""
+    def _is_silent(self) -> bool:
+        return self._backlog is None
 
-    def end(self, reason: CloseReason) -> None:
-        """Close the socket; further calls do nothing."""
+    def _say(self, block: bytes) -> None:
+        if self._backlog is None:
+            self._moved = monotonic()
+            self._send(chunk(block), len(block))
+
+    def _finish(self, reason: CloseReason, block: bytes) -> None:
+        if self._last is None and self.reason is None:
+            self.sent += len(block)
+            end = LAST_CHUNK if self.ends_whole else b""
+            self._end_with(reason, chunk(block) + end if block else end)
+
+    def _abort(self, reason: CloseReason) -> None:
         if self.reason is not None:
             return
         self.reason = reason
         if self._fanout is not None:
             self._fanout.leave(self)
-        if self._watch is not None:
+        if self._watcher is not None:
             process_ticker(cooperative=True).idle.discard(self)
-            self._watch.close()
-            self._watch = None
-        self._stop_waiting()
-        unsent = len(self._rest) + (self._backlog.size if self._backlog else 0)
-        self._backlog, self._rest = self._new_backlog(), b""
+            self._watcher.close()
+            self._watcher = None
+        unsent = self._backlog.size if self._backlog else 0
+        if self._unsent is not None:
+            unsent += len(self._unsent)
+            self._unsent.close()
+            self._unsent = None
+        self._backlog = self._new_backlog()
         self._close()
         if self._ended is None and self._on_end is None:
             self._tell(reason, None, unsent)
-        else:  # which may wait, and neither the loop nor the fan-out can
+        else:  # they may wait, and neither the loop nor the fan-out can
             spawn(self._close_response, reason, unsent)
+
+    def cut(self) -> None:
+        self._abort(CloseReason.DRAINING)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        behind = self._backlog is not None
+        state = "ending" if self._last is not None else "behind" if behind else "parked"
+        waiting = 0 if self._unsent is None else len(self._unsent)
+        sizes = self.sent, self.pieces, waiting, len(self._backlog or ())
+        return Snapshot(self.route, self.start, self._moved, *sizes, state, self._sock, "")
+
+    # the socket
+
+    def _send(self, data: bytes, size: int) -> None:
+        """Send framed data of `size` bytes of the body; what is not taken goes on by itself."""
+        self.sent += size
+        self.pieces += 1
+        try:
+            sent = self._sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._abort(CloseReason.DISCONNECTED)
+            return
+        if sent < len(data):
+            if self._backlog is None:
+                self._backlog = self._new_backlog()
+            self._unsent = Unsent(
+                self._sock,
+                self._sock.send,
+                (memoryview(data)[sent:],),
+                self.options.send_timeout,
+                self._sent_all,
+                self._failed,
+            )
+
+    def _sent_all(self) -> None:
+        self._unsent = None
+        self._moved = monotonic()
+        self._go_on()
+
+    def _failed(self, error: OSError) -> None:
+        self._unsent = None
+        stalled = isinstance(error, ClientStalled)
+        self._abort(CloseReason.STALLED if stalled else CloseReason.DISCONNECTED)
+
+    def _go_on(self) -> None:
+        """Send the backlog, as far as the socket takes it, and then what comes last."""
+        while self._backlog and self._unsent is None:
+            chunks: list[bytes] = []
+            size = length = 0
+            while self._backlog and length < PIECE:
+                frame = self._backlog.take()
+                chunks.append(frame.chunk)
+                length += len(frame.chunk)
+                size += len(frame.block)
+            self.pieces += len(chunks) - 1
+            self._send(b"".join(chunks), size)
+        if self._unsent is not None or self.reason is not None:
+            return
+        if self._last is None:
+            self._backlog = None
+            return
+        reason, data = self._last
+        self._last = reason, b""
+        if data:
+            self.pieces -= 1
+            self._send(data, 0)
+        if self._unsent is None and self.reason is None:
+            self._abort(reason)
+
+    def _end_with(self, reason: CloseReason, data: bytes) -> None:
+        """End when `data` has been sent after all else."""
+        if self._last is not None or self.reason is not None:
+            return
+        self._last = reason, data
+        if self._fanout is not None:
+            self._fanout.leave(self)
+        if self._backlog is None:
+            self._backlog = self._new_backlog()
+        if self._unsent is None and self._watcher is not None:  # it has its socket
+            self._go_on()
+
+    def _close(self) -> None:
+        if self._sock is None:
+            return
+        if self.reason is CloseReason.STALLED:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        elif self._last is not None:
+            # with unread bytes the kernel would reset it, and the end might not arrive
+            with suppress(OSError):
+                self._sock.recv(PIECE)
+        self._sock.close()
 
     def _close_response(self, reason: CloseReason, unsent: int) -> None:
         ended, self._ended = self._ended, None
@@ -180,144 +270,6 @@ class ParkedSubscriber(StreamRecord):
             log.exception("%s: closing its response failed", self.route, extra=fields)
         finally:
             self._tell(reason, None, unsent)
-
-    @property
-    def snapshot(self) -> Snapshot:
-        behind = self._backlog is not None
-        state = "ending" if self._last is not None else "behind" if behind else "parked"
-        sizes = self.sent, self.pieces, len(self._rest), len(self._backlog or ())
-        return Snapshot(self.route, self.start, self._moved, *sizes, state, self._sock, "")
-
-    # what the clock and the kernel say
-
-    def tick(self, now: float) -> None:
-        policies, still = self._policies, now - self._moved
-        if policies.deadline and now - self.start >= policies.deadline:
-            self._finish(CloseReason.DEADLINE, b"", self._end_chunk)
-            still = now - self._moved
-            if now - self.start >= policies.deadline + STUCK:
-                self.end(CloseReason.DEADLINE)
-        if self._backlog is not None:
-            if self._progress is not None and self._progress.still() >= (
-                policies.send_timeout or math.inf
-            ):
-                self.end(CloseReason.STALLED)
-        elif (beat := policies.beat(event_stream=True)) and still >= beat[1]:
-            self._moved = now
-            self._say(beat[0])
-
-    def _gone(self) -> None:
-        self.end(CloseReason.DISCONNECTED)
-
-    def _half_closed(self) -> None:
-        if self._backlog is None:
-            self._say(COMMENT)
-
-    # the socket
-
-    def _say(self, block: bytes) -> None:
-        data = chunk(block)
-        try:
-            written = self._sock.send(data)
-        except OSError as error:
-            written = self._failed(error)
-        self._wrote(data, written, len(block))
-        self._moved = monotonic()
-
-    def _wrote(self, data: bytes, written: int, size: int) -> None:
-        self.sent += size
-        self.pieces += 1
-        if written < len(data) and self.reason is None:
-            self._rest = data[written:]
-            self._backlog = self._new_backlog()
-            self._wait()
-
-    def _failed(self, error: OSError) -> int:
-        if not isinstance(error, BlockingIOError):
-            self.end(CloseReason.DISCONNECTED)
-        return 0
-
-    def _queue(self, frame: Frame) -> None:
-        assert self._backlog is not None
-        if self._last is None and self.reason is None and not self._backlog.add(frame):
-            self.end(CloseReason.STALLED)
-
-    def _finish(self, reason: CloseReason, block: bytes, end: bytes) -> None:
-        """End once everything before it has been sent. end: the final chunk, if there is one."""
-        if self._last is None and self.reason is None:
-            self._last = reason, chunk(block) + end if block else end
-            self.sent += len(block)
-            if self._fanout is not None:
-                self._fanout.leave(self)
-            if self._backlog is None:
-                self._backlog = self._new_backlog()
-            if self._writable is None and self._watch is not None:  # it has its socket
-                self._flush()
-
-    def _flush(self) -> None:
-        while True:
-            data = self._rest or self._taken()
-            if not data:
-                break
-            try:
-                written = self._sock.send(data)
-            except OSError as error:
-                written = self._failed(error)
-                if self.reason is not None:
-                    return
-            self._rest = data[written:]
-            if written:
-                self._moved = monotonic()
-                if self._progress is not None:
-                    self._progress.go_on()
-            if self._rest:
-                self._wait()
-                return
-        self._stop_waiting()
-        self._backlog = None
-        if self._last is not None:
-            self.end(self._last[0])
-
-    def _taken(self) -> bytes:
-        """What is to be written next."""
-        chunks: list[bytes] = []
-        size = 0
-        while self._backlog and size < PIECE:
-            frame = self._backlog.take()
-            chunks.append(frame.chunk)
-            size += len(frame.chunk)
-            self.sent += len(frame.block)
-            self.pieces += 1
-        if chunks:
-            return b"".join(chunks)
-        if self._last is None:
-            return b""
-        reason, data = self._last
-        self._last = reason, b""
-        return data
-
-    def _wait(self) -> None:
-        if self._writable is None:
-            self._moved = monotonic()
-            self._progress = Progress(self._sock)
-            self._writable = get_hub().loop.io(self._sock.fileno(), WRITABLE, ref=False)
-            self._writable.start(self._flush)
-
-    def _stop_waiting(self) -> None:
-        if self._writable is not None:
-            self._writable.stop()
-            self._writable.close()
-            self._writable = self._progress = None
-
-    def _close(self) -> None:
-        if self._sock is not None:
-            if self.reason is CloseReason.STALLED:
-                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-            elif self._last is not None:
-                # with unread bytes the kernel would reset it, and the end might not arrive
-                with suppress(OSError):
-                    self._sock.recv(PIECE)
-            self._sock.close()
 
     def _new_backlog(self) -> Backlog:
         return Backlog(self._log, self._limit, self._slow)

@@ -42,11 +42,12 @@ from typing import TYPE_CHECKING
 from werkzeug.http import parse_accept_header
 from werkzeug.wrappers import Response as WerkzeugResponse
 
-from ..bodies.codings import Encoder, encoders
+from ..bodies.codings import encoders
 from ..bodies.sources import READ_SIZE, Chunks
 from ..context import Context
 from ..response import Response, vary
 from ..routing import Middleware, Next
+from ..streaming.stream import Encoder
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment

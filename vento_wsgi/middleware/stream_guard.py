@@ -108,11 +108,11 @@ class StreamGuard:
             call.environ,
             event_stream=events and not encoded,
             waits=pump is not None,
-            policies=policies,
+            options=policies,
             pump=pump,
         )
         try:
-            stream.begin(call.environ, call.start.take(), call.start.status, headers)
+            stream.begin(call.start.take(), call.start.status, headers)
         except BaseException:
             stream.close()
             raise

@@ -14,10 +14,13 @@ A wait costs no timer. A greenlet that waits stands in Waits, and the ticker ask
 
 from __future__ import annotations
 
+import os
 import re
 import select
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
+from importlib import import_module
 from ipaddress import IPv6Address
 from time import monotonic
 from typing import Any
@@ -25,13 +28,21 @@ from typing import Any
 from gevent import getcurrent
 from gevent.monkey import get_original
 from gunicorn.config import Config
+from gunicorn.http import message
+from gunicorn.http.body import Body, LengthReader
 from gunicorn.http.errors import InvalidHeader, InvalidRequestLine
-from gunicorn.http.message import Request
+from gunicorn.http.message import (
+    DEFAULT_MAX_HEADERFIELD_SIZE,
+    MAX_HEADERS,
+    MAX_REQUEST_LINE,
+    Request,
+)
 from gunicorn.http.parser import RequestParser
 from gunicorn.http.unreader import SocketUnreader
+from gunicorn.util import unquote_to_wsgi_str
 from werkzeug.exceptions import ClientDisconnected
 
-__all__ = ["Idle", "Parser", "Reader", "RequestBroken", "RequestTooSlow", "Settings", "Waits"]
+__all__ = ["FastParser", "Idle", "Reader", "RequestBroken", "RequestTooSlow", "Requests", "Waits"]
 
 RECEIVE_TIMEOUT = 60.0
 """Seconds, unless $VENTO_RECEIVE_TIMEOUT says otherwise; 0 is off. nginx's
@@ -61,22 +72,6 @@ class RequestTooSlow(RequestBroken):
 
 class Idle(BaseException):
     """Thrown into a greenlet whose connection waits for a request, to close the connection."""
-
-
-class Settings(Config):
-    """A worker's configuration. Each request asks it some twenty times."""
-
-    def __init__(self, cfg: Config) -> None:
-        vars(self).update(vars(cfg))
-        for name in self.settings:
-            self._keep(name)
-
-    def set(self, name: str, value: Any) -> None:
-        super().set(name, value)
-        self._keep(name)
-
-    def _keep(self, name: str) -> None:
-        vars(self)[name] = self.settings[name].get()
 
 
 class Waits:
@@ -312,19 +307,290 @@ class _Request(Request):
         return trusted
 
 
-class Parser(RequestParser):
-    """The requests of one connection."""
+class FastRequest(_Request):
+    """A request of the fast path. What few ask for is made when it is asked for."""
+
+    fragment = ""
+    must_close = False
+    proxy_protocol_info: Any = None
+    _expected_100_continue = False
+
+    def __init__(
+        self, parser: Requests, head: Any, method: str, path: str, query: str, environ: Any
+    ) -> None:
+        self.cfg = parser.cfg
+        self.unreader = parser.unreader
+        self.remote_addr = self.peer_addr = parser.source_addr
+        self.req_number = parser.req_count
+        self.method = method
+        self.path = path
+        self.query = query
+        self.version = _VERSIONS[head.minor_version]
+        self._head = head
+        self._environ = environ
+
+    @property
+    def uri(self) -> str:  # type: ignore[override]
+        return str(self._head.path, "latin-1")
+
+    @property
+    def scheme(self) -> Any:  # type: ignore[override]
+        return self._environ["wsgi.url_scheme"]
+
+    @cached_property
+    def trailers(self) -> list[tuple[str, str]]:  # type: ignore[override]
+        return []
+
+    @cached_property
+    def headers(self) -> list[tuple[str, str]]:  # type: ignore[override]
+        """Names in upper case and values, in their order, as in gunicorn's own requests."""
+        return [
+            (str(name, "latin-1").upper(), str(value, "latin-1"))
+            for name, value in self._head.headers
+        ]
+
+    def should_close(self) -> bool:
+        connection = self._environ.get("HTTP_CONNECTION")
+        if connection is not None and not (self.must_close or self.body.failed):
+            option = connection.lower().strip(" \t")
+            if option in ("close", "keep-alive"):
+                return bool(option == "close")
+        return self.must_close or self.body.failed or self.version == (1, 0)
+
+
+_VERSIONS = ((1, 0), (1, 1))
+_PROTOCOLS = ("HTTP/1.0", "HTTP/1.1")
+
+_METHODS = {
+    name.encode(): name for name in ("GET", "POST", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS")
+}
+"""The methods of the fast path."""
+
+_ORIGIN_FORM = re.compile(rb"(/[!\"$->@-~]*)(?:\?([!\"$-~]*))?")
+"""A target in origin-form (RFC 9112, section 3.2.1) without a fragment: its path and query."""
+
+_UNUSUAL = frozenset((b"expect", b"transfer-encoding", b"upgrade", b"http2-settings"))
+"""Fields that change how a request is read or answered."""
+
+MAX_NAMES = 1000
+"""Names of fields whose key of environ is remembered, as clients have sent them."""
+
+
+class FastParser:
+    """gunicorn's C parser (gunicorn_h1c), and the settings that it needs, for a worker.
+
+    It takes the requests that have nothing unusual about them. All others, and all that it finds
+    wrong, are given to gunicorn's own classes from their first byte on: what is refused, and how,
+    is always gunicorn's word.
+    """
+
+    def __init__(self, parse: Callable[..., Any], cfg: Config) -> None:
+        self._parse = parse
+        self._names: dict[bytes, str] = {}
+        line = cfg.limit_request_line
+        if line <= 0 or line > MAX_REQUEST_LINE:
+            # 0 is without limit for gunicorn: it has the last word on longer lines
+            line = MAX_REQUEST_LINE
+        count, size = cfg.limit_request_fields, cfg.limit_request_field_size
+        self._limits = {
+            "limit_request_line": line,
+            "limit_request_fields": count if 0 < count <= MAX_HEADERS else MAX_HEADERS,
+            "limit_request_field_size": size if size > 0 else DEFAULT_MAX_HEADERFIELD_SIZE,
+        }
+        fields, size = (
+            self._limits["limit_request_fields"],
+            self._limits["limit_request_field_size"],
+        )
+        self.max_head = line + fields * (size + 2)
+        self.secure = tuple(
+            (f"HTTP_{name.replace('-', '_')}", value)
+            for name, value in cfg.secure_scheme_headers.items()
+        )
+
+    @classmethod
+    def of(cls, cfg: Config) -> FastParser | None:
+        """The parser of a worker; None where its settings or its Python have none.
+
+        Raises RuntimeError if ``http_parser`` is "fast" and there is none.
+        """
+        check: Callable[[Config], bool] = vars(message)["_check_fast_parser"]
+        if not check(cfg):
+            return None
+        if (
+            cfg.casefold_http_method
+            or cfg.permit_unconventional_http_method
+            or cfg.permit_unconventional_http_version
+            or os.environ.get("SCRIPT_NAME")
+            or cfg.proxy_protocol != "off"
+        ):
+            return None
+        parse = getattr(import_module("gunicorn_h1c"), "parse_request_fast", None)
+        return None if parse is None else cls(parse, cfg)
+
+    def parse(self, data: bytes, known: int) -> Any:
+        """The head at the start of `data`; None for one that is not whole yet.
+
+        known: bytes of it that were there the last time. Raises what the parser raises.
+        """
+        try:
+            return self._parse(data, known, **self._limits)
+        except Exception as error:
+            if type(error).__name__ == "IncompleteError":
+                return None
+            raise
+
+    def take(self, head: Any, environ: dict[str, Any]) -> bool:
+        """Put the fields of a head into `environ`; False if one of them is unusual."""
+        names = self._names
+        for name, value in head.headers:
+            key = names.get(name) or self._key(name)
+            if key in environ or not key:
+                return False
+            environ[key] = str(value, "latin-1")
+        return True
+
+    def _key(self, name: bytes) -> str:
+        """The key of a field; "" for an unusual one, which is refused or changes much."""
+        lower = name.lower()
+        if b"_" in name or lower in _UNUSUAL:
+            return ""
+        key = str(name, "latin-1").upper().replace("-", "_")
+        if lower not in (b"content-type", b"content-length"):
+            key = f"HTTP_{key}"
+        if len(self._names) < MAX_NAMES:
+            self._names[name] = key
+        return key
+
+
+class Requests(RequestParser):
+    """The requests of one connection.
+
+    fast, shared: for the fast path, the worker's parser and the environ that all requests of the
+    connection have in common; see environ.py.
+    """
 
     mesg_class = _Request
     unreader: Reader
 
-    def __init__(self, cfg: Config, reader: Reader, address: Any) -> None:
-        super().__init__(cfg, reader.sock, address)
+    def __init__(
+        self,
+        cfg: Config,
+        reader: Reader,
+        address: Any,
+        listener_name: Any,
+        fast: FastParser | None,
+        shared: dict[str, Any],
+    ) -> None:
+        self.cfg = cfg
         self.unreader = reader
+        self.mesg: Any = None
+        self.source_addr = address
+        self.req_count = 0
+        self._fast = fast
+        self._shared = shared
+        self._listener_name = listener_name
+        if isinstance(listener_name, bytes) or ":" in listener_name:
+            self._fast = None  # a path that gunicorn takes for something else
+        self._empty = Body(LengthReader(reader, 0))
 
-    def __next__(self) -> Any:
-        """The next request of the connection. Raises StopIteration if there is none."""
-        if self.mesg is not None:
+    def next(self) -> tuple[Any, dict[str, Any] | None]:  # type: ignore[override]
+        """The next request, and its environ if the fast path has made it.
+
+        Raises StopIteration if there is none, and gunicorn's errors.
+        """
+        if (last := self.mesg) is not None:
             self.unreader.kept = True
-            self.unreader.begin_body(discards=True)
-        return super().__next__()
+            if last.body is not self._empty:
+                self.unreader.begin_body(discards=True)
+            finish: Callable[[], object] = self.finish_body
+            if last.should_close() or (last.body is not self._empty and not finish()):
+                raise StopIteration
+        if self._fast is not None and (found := self._next_fast(self._fast)) is not None:
+            return found
+        self.mesg = None  # its body has been read
+        return super().__next__(), None
+
+    def _next_fast(self, fast: FastParser) -> tuple[Any, dict[str, Any]] | None:
+        """The next request; None if gunicorn's classes have to read its bytes, which are unread."""
+        reader = self.unreader
+        reader.begin_head()
+        data, known = reader.read(), 0
+        if not data:
+            raise StopIteration
+        try:
+            while (head := fast.parse(data, known)) is None:
+                reader.head = bytearray(data)
+                if len(data) > fast.max_head or not (more := reader.read()):
+                    break
+                known, data = len(data), data + more
+            request = None if head is None else self._request(fast, head, self._shared.copy())
+        except Exception:
+            request = None
+        if request is None:
+            reader.unread(data)
+            return None
+        if head.consumed < len(data):
+            reader.unread(data[head.consumed :])
+        self.mesg = request
+        if request.body is self._empty:
+            reader.head = None
+        else:
+            reader.begin_body()
+        return request, request._environ
+
+    def _request(self, fast: FastParser, head: Any, environ: dict[str, Any]) -> FastRequest | None:
+        """The request of a head that was parsed; None if it is unusual or wrong."""
+        method, target = _METHODS.get(head.method), _ORIGIN_FORM.fullmatch(head.path)
+        if method is None or target is None or not fast.take(head, environ):
+            return None
+        reader, minor = self.unreader, head.minor_version
+        host = environ.get("HTTP_HOST")
+        if host is None:
+            if minor != 0:
+                return None
+        elif host != reader.host:
+            if not _is_host(host):
+                return None
+            reader.host = host
+        raw_path, raw_query = target.groups(b"")
+        path, query = str(raw_path, "latin-1"), str(raw_query, "latin-1")
+        self.req_count += 1
+        request = FastRequest(self, head, method, path, query, environ)
+        length = environ.get("CONTENT_LENGTH")
+        if length is None:
+            request.body = self._empty
+        elif length.isascii() and length.isdigit():
+            request.body = Body(LengthReader(reader, int(length)))
+        else:
+            self.req_count -= 1
+            return None
+        if request._peer_is_trusted_proxy() and not _take_scheme(environ, fast.secure):
+            self.req_count -= 1
+            return None
+        environ["REQUEST_METHOD"] = method
+        environ["RAW_URI"] = str(head.path, "latin-1")
+        environ["PATH_INFO"] = path if "%" not in path else unquote_to_wsgi_str(path)
+        environ["QUERY_STRING"] = request.query
+        environ["SERVER_PROTOCOL"] = _PROTOCOLS[minor]
+        environ["wsgi.input"] = request.body
+        if "SERVER_NAME" not in environ:
+            self._add_server(environ, host)
+        return request
+
+    def _add_server(self, environ: dict[str, Any], host: str | None) -> None:
+        """SERVER_NAME and SERVER_PORT at a Unix socket, from Host, as gunicorn has them."""
+        scheme = environ["wsgi.url_scheme"]
+        if not host:
+            name, port = self._listener_name, ""
+        else:
+            name, *ports = host.split(":")
+            port = ports[0] if ports else "443" if scheme == "https" else "80"
+        environ["SERVER_NAME"], environ["SERVER_PORT"] = name, port
+
+
+def _take_scheme(environ: dict[str, Any], secure: tuple[tuple[str, str], ...]) -> bool:
+    """Set the scheme that a trusted proxy tells; False if it tells two of them."""
+    told = ["https" if environ[key] == value else "http" for key, value in secure if key in environ]
+    if told:
+        environ["wsgi.url_scheme"] = told[0]
+    return len(set(told)) < 2

@@ -12,28 +12,37 @@ It is also what streams find at ``environ["vento_wsgi.connection"]``; see connec
 from __future__ import annotations
 
 import io
+import math
 import os
 import socket
+import ssl
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from email.utils import formatdate
+from functools import partial
+from http import HTTPStatus
 from tempfile import _TemporaryFileWrapper
 from typing import Any
 
 from gevent.socket import wait_write
+from gunicorn import SERVER, util
+from gunicorn.http import wsgi
 from gunicorn.http.wsgi import Response
 
+from .. import http_syntax
 from ..bodies.files import PLAIN
 from ..exceptions import ClientStalled, StreamAborted
 from ..logs import logger
-from ..streaming.connection import RESET, Progress
+from ..streaming.connection import RESET, Connection
 from ..streaming.options import SEND_TIMEOUT
+from ..streaming.progress import Progress
 from ..streaming.record import CloseReason
 from ..streaming.stream import Stream
 from ..streaming.turns import turns
+from ..streaming.writer import Writer
 
-__all__ = ["WorkerResponse"]
+__all__ = ["WorkerResponse", "sender_of"]
 
 log = logger(__name__)
 
@@ -42,105 +51,167 @@ LAST_CHUNK = b"0\r\n\r\n"
 SENDFILE_SIZE = 4 * 1024 * 1024
 """Bytes of one sendfile(2): other greenlets have their turn at least that often."""
 
-JOINED = 16 * 1024
+JOINED = 64 * 1024 + 16
 """Bytes up to which it costs less to copy the parts of a write than to pass them on."""
 
 FAILED = b'{"type": "about:blank", "title": "Internal Server Error", "status": 500}'
 """The answer, by RFC 9457, for a stream that failed before anything of it was sent."""
 
 
-class WorkerResponse(Response):
-    """A response on a gevent socket.
-
-    send_timeout: seconds that the client may take nothing at all; None for no limit.
-    stalled: whether it has done so, and the connection is to be reset.
-    """
+class WorkerResponse(Writer, Connection, Response):
+    """A response on a gevent socket, and what a stream finds of its connection in environ."""
 
     send_timeout: float | None = SEND_TIMEOUT
-    stalled = False
+    limits_writes = True
 
-    _omits_body: bool
+    # gunicorn's, which makes them anew for each response
+    version = SERVER
+    status: str | None = None
+    status_code: int | None
+    response_length: int | None = None
+    chunked = must_close = headers_sent = upgrade = False
+    sent = 0
+    _omits_body = _omits_body_warned = False
+
+    _fields = ""  # the header fields as they are sent
     _broken: CloseReason | None = None  # why this response must not look whole
-    _last = False
+    _body = b""  # where it is known as a whole
     _ended = False
 
+    def __init__(self, req: Any, sock: Any, cfg: Any, sender: Any = None) -> None:
+        self.req = req
+        self.sock = sock
+        self.cfg = cfg
+        self._sender: Callable[[Any], int] = sender or sender_of(sock)
+        self.headers: list[tuple[str, str]] = []
+
     def start_response(self, status: str, headers: Any, exc_info: Any = None) -> Any:
+        if exc_info is None and self.status is None and self._start(status, headers):
+            return self.write
+        if exc_info is not None and self._ready:
+            self._flush()  # what the application has made so far belongs to the first head
         if exc_info is not None and not self.headers_sent:
             # PEP 3333: these replace those of the first call
             self.headers, self.response_length, self.upgrade = [], None, False
-        return super().start_response(status, headers, exc_info)
+        write = super().start_response(status, headers, exc_info)
+        self._fields = "".join([f"{name}: {value}\r\n" for name, value in self.headers])
+        return write
+
+    def _start(self, status: Any, headers: Any) -> bool:
+        """Start the response if gunicorn would take all of it as it is; False for its own way."""
+        code = _statuses.get(status) if type(status) is str else None
+        if code is None or type(headers) is not list:
+            return False
+        lines: list[str] = []
+        length: int | None = None
+        try:
+            for field in headers:
+                line = _lines.get(field)
+                if line is None:
+                    name, value = field
+                    if name == "Content-Length" and type(value) is str and value.isdecimal():
+                        if length is not None or code < 200 or code == 204:
+                            return False
+                        length = int(value)
+                        line = f"Content-Length: {length}\r\n"
+                    elif (line := _learn(name, value)) is None:
+                        return False
+                lines.append(line)
+        except (AttributeError, TypeError, ValueError):
+            return False
+        self.status, self.status_code = status, code
+        self.headers = list(headers)
+        self._fields = "".join(lines)
+        self.response_length = length
+        self._omits_body = self.req.method == "HEAD" or code in (204, 304) or code < 200
+        self.chunked = length is None and not self._omits_body and self.req.version != (1, 0)
+        return True
+
+    def send_early_hints(self, headers: Any) -> None:
+        """``environ["wsgi.early_hints"]``: gunicorn's, which sends a 103 (RFC 8297)."""
+        _early_hints(self.req, self.sock, self)(headers)
+
+    # what a stream finds at environ["vento_wsgi.connection"]
 
     @property
     def forwarded(self) -> str:
         """X-Forwarded-For of the request."""
         return next((value for name, value in self.req.headers if name == "X-FORWARDED-FOR"), "")
 
+    @property
+    def can_push(self) -> bool:
+        return not (self._omits_body or self.upgrade)
+
+    @property
+    def can_park(self) -> bool:
+        return self.req.version == (1, 1) and not self._is_tls
+
+    @property
+    def stalled(self) -> bool:
+        return isinstance(self.failure, ClientStalled)
+
+    def limit(self, send_timeout: float | None) -> None:
+        self.send_timeout = send_timeout
+
+    def can_probe(self) -> bool:
+        return self.chunked and self.headers_sent and not self._ended and not self.is_full
+
+    def probe(self) -> bool:
+        try:
+            # a chunk-size may have leading zeros (RFC 9112, section 7.1): the next one has this
+            self._sender(b"0")
+        except BlockingIOError:
+            pass
+        except OSError:
+            return False
+        return True
+
     def break_off(self, reason: CloseReason) -> bool:
-        """Called by a stream whose body is not whole; the response ends by close()."""
         self._broken = self._broken or reason
         return True
 
-    def write_all(self, body: Iterable[bytes]) -> None:
-        """Write every chunk of the application's iterable."""
-        if isinstance(body, Stream):
-            for chunk in body:
-                self._last = body.last
-                self.write(chunk)
-        else:
-            self._last = isinstance(body, (list, tuple)) and len(body) == 1
-            for chunk in body:
-                self.write(chunk)
+    def reset(self, error: OSError) -> None:
+        self._reset_at_close()
+        self._fail(error)
 
-    def _break(self) -> None:
-        """End the connection so that the client sees that the body is not whole."""
-        if not self.headers_sent and self._broken is CloseReason.FAILED:
-            # a client that had no byte of an answer would ask once more
-            self._broken = None
-            kind, length = ("Content-Type", "application/problem+json"), f"{len(FAILED)}"
-            self.start_response(
-                "500 Internal Server Error",
-                [kind, ("Content-Length", length)],
-                (StreamAborted, StreamAborted("failed"), None),
-            )
-            self.force_close()
-            self.write(FAILED)
-            return
-        if self.headers_sent and not self.chunked and self.response_length is None:
-            # such a body ends where the connection does: it must not look like an end
-            self._reset_at_close()
-        raise StreamAborted(f"the response broke off: {self._broken}")
-
-    def _reset_at_close(self) -> None:
-        with suppress(OSError):
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-
-    def write(self, chunk: bytes) -> None:
-        if self._broken is not None:  # middleware goes on where a stream broke off
-            return
-        if self._omits_body or chunk == b"":
-            self._send()
-        if chunk != b"":
-            super().write(chunk)
+    @property
+    def _is_tls(self) -> bool:
+        return isinstance(self.sock, ssl.SSLSocket)
 
     def send_headers(self) -> None:
         return  # with the first bytes
 
-    def _emit_body(self, data: bytes) -> None:
-        if self.chunked:
-            self._ended = self._last
-            end = b"\r\n" + LAST_CHUNK if self._last else b"\r\n"
-            self._send(b"%X\r\n" % len(data), data, end)
+    # writing
+
+    def check_started(self) -> None:
+        _ = self.status_code  # AttributeError, as gunicorn has it, before start_response
+
+    def write(self, chunk: bytes) -> None:
+        """The write() of start_response (PEP 3333), for applications that do not iterate."""
+        if self._broken is None:  # else middleware goes on where a stream broke off
+            self.push((chunk,), each=True)
+
+    def write_all(self, body: Iterable[bytes]) -> None:
+        """Write the application's iterable; the end follows by close()."""
+        if type(body) in (list, tuple) and {*map(type, body)} <= {bytes}:
+            self._body = b"".join(body)
+        elif isinstance(body, Stream):
+            if self.can_push:
+                body.run(self)
+            else:
+                self.push(body, each=True)
         else:
-            self._send(b"", data)
+            self.push(body, each=False)
+
+    def write_file(self, respiter: Any) -> None:
+        if self._broken is None and not self.sendfile(respiter):
+            self.push(respiter, each=True)
 
     def close(self) -> None:
         if self._broken is not None:
             self._break()
-        elif self.chunked and not self._ended:
-            self._ended = True
-            self._send(LAST_CHUNK)
-        else:
-            self._send()
+            return
+        self.finish(self._body)
         if self.response_length is not None and not self._omits_body:
             left = self.response_length - self.sent
             if left > 0:
@@ -152,99 +223,115 @@ class WorkerResponse(Response):
                 )
                 raise StreamAborted(f"a body ended {left} bytes short of its Content-Length")
 
-    def _send(self, before: bytes = b"", data: bytes = b"", after: bytes = b"") -> None:
-        """Write the head, if it has not left, and the parts of the body. Raises ClientStalled."""
+    def send_rest(self) -> None:
+        """Send what the application has made before it failed."""
+        if self._ready or self.is_full:
+            with suppress(OSError):
+                self.flush()
+
+    def transmit(self, data: bytes | memoryview, *, last: bool = False) -> None:
+        if data and (self._omits_body or self.response_length is not None):
+            data = self._cut(data)
+        size = len(data)
+        before, after = b"", b""
         if not self.headers_sent:
-            before = self._head() + before
+            before = self._head()
             self.headers_sent = True
-        elif not (before or data):
-            return  # all has left: a send of nothing would still be a system call
-        if len(data) <= JOINED:
-            self._push(before + data + after)
+        if self.chunked and not self._ended:
+            self._ended = last
+            if size:
+                before += b"%X\r\n" % size
+                after = b"\r\n" + LAST_CHUNK if last else b"\r\n"
+            elif last:
+                before += LAST_CHUNK
+        self.sent += size
+        if size <= JOINED:
+            if size or before:
+                self.send(self._sender, (b"".join((before, data, after)),))
         else:
-            self._push(before, data, after)
+            self.send(self._sender, [part for part in (before, data, after) if part])
 
-    def _push(self, *parts: bytes) -> None:
-        sent = 0
-        if not self.cfg.is_ssl:
-            raw: Any = self.sock
-            try:
-                sent = raw._sock.sendmsg(parts)
-            except BlockingIOError:
-                pass
-            except OSError as error:
-                raise StreamAborted("the client left") from error
-        for part in parts:
-            if sent < len(part):
-                self._push_slowly(memoryview(part)[sent:])
-            sent = max(0, sent - len(part))
+    def _cut(self, data: bytes | memoryview) -> bytes | memoryview:
+        """What may be sent of `data`: not more than Content-Length, and nothing without a body."""
+        if not self._omits_body:
+            assert self.response_length is not None
+            return data[: max(0, self.response_length - self.sent)]
+        if not self._omits_body_warned:
+            self._omits_body_warned = True
+            wsgi.log.warning(
+                "WSGI app sent body bytes on a no-body response (method=%s status=%s); "
+                "dropping per RFC 9110.",
+                *(self.req.method, self.status_code),
+            )
+        return b""
 
-    def _push_slowly(self, rest: memoryview) -> None:
-        kept = self.sock.gettimeout()
-        progress = Progress(self.sock)
-        self.sock.settimeout(self._patience)
-        try:
-            while rest:
-                rest = rest[self._send_some(rest, progress) :]
-        finally:
-            self.sock.settimeout(kept)
-
-    def _send_some(self, data: memoryview, progress: Progress) -> int:
-        try:
-            if not self.cfg.is_ssl:
-                wait_write(self.sock.fileno(), self._patience)
-                turns().pause()
-            sent = self.sock.send(data)
-        except TimeoutError:
-            self._check(progress)
-            return 0
-        progress.go_on()
-        return sent
-
-    @property
-    def _patience(self) -> float | None:
-        """Seconds between two looks at a client that takes nothing."""
-        return None if self.send_timeout is None else self.send_timeout / 4
-
-    def _check(self, progress: Progress) -> None:
-        if self.send_timeout is not None and progress.still() >= self.send_timeout:
-            self.stalled = True
+    def _break(self) -> None:
+        """End the connection so that the client sees that the body is not whole."""
+        if not self.headers_sent and self._broken is CloseReason.FAILED and self.failure is None:
+            # a client that had no byte of an answer would ask once more
+            self._broken = None
+            kind, length = ("Content-Type", "application/problem+json"), f"{len(FAILED)}"
+            self.start_response(
+                "500 Internal Server Error",
+                [kind, ("Content-Length", length)],
+                (StreamAborted, StreamAborted("failed"), None),
+            )
+            self.force_close()
+            self.finish(FAILED)
+            return
+        if self.headers_sent and not self.chunked and self.response_length is None:
+            # such a body ends where the connection does: it must not look like an end
             self._reset_at_close()
-            raise ClientStalled
+        error = StreamAborted(f"the response broke off: {self._broken}")
+        self.abandon(error)
+        raise error
+
+    def _reset_at_close(self) -> None:
+        with suppress(OSError):
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+
+    def _fail(self, error: OSError) -> None:
+        if isinstance(error, ClientStalled):
+            self._reset_at_close()
+        elif not isinstance(error, StreamAborted):
+            cause, error = error, StreamAborted("the client left")
+            error.__cause__ = cause
+        super()._fail(error)
 
     def _head(self) -> bytes:
         major, minor = self.req.version or (1, 1)
         connection = "upgrade" if self.upgrade else "close" if self.should_close() else "keep-alive"
-        lines = [f"HTTP/{major}.{minor} {self.status}\r\n", f"Server: {self.version}\r\n"]
-        lines += [f"Date: {_date()}\r\n", f"Connection: {connection}\r\n"]
-        if self.chunked:
-            lines.append("Transfer-Encoding: chunked\r\n")
-        lines += [f"{name}: {value}\r\n" for name, value in self.headers]
-        lines.append("\r\n")
-        return "".join(lines).encode("latin-1")
+        framing = "Transfer-Encoding: chunked\r\n" if self.chunked else ""
+        return (
+            f"HTTP/{major}.{minor} {self.status}\r\nServer: {self.version}\r\nDate: {_date()}\r\n"
+            f"Connection: {connection}\r\n{framing}{self._fields}\r\n"
+        ).encode("latin-1")
 
     def sendfile(self, body: Any) -> bool:
         length = self.response_length
         if self._omits_body:
-            self._send()
+            self.flush()
             return super().sendfile(body)
-        if self.cfg.is_ssl or not self.can_sendfile() or length is None or self._broken:
+        if not self.can_sendfile() or length is None or self._is_tls:
             return False
         file = _place(body.filelike)
         if file is None:
             return False
-        self._send()
+        self.flush()
         source, offset = file
         progress = Progress(self.sock)
         target, end = self.sock.fileno(), offset + length - self.sent
+        patience = None if self.send_timeout is None else self.send_timeout / 4
         while offset < end:
             try:
                 sent = os.sendfile(target, source, offset, min(SENDFILE_SIZE, end - offset))
             except BlockingIOError:
                 try:
-                    wait_write(target, self._patience)
+                    wait_write(target, patience)
                 except TimeoutError:
-                    self._check(progress)
+                    if progress.still() >= (self.send_timeout or math.inf):
+                        self._fail(ClientStalled())
+                        self.wait_for_room()
                 turns().pause()
                 continue
             except ConnectionError as error:  # of the socket: a file has other errors
@@ -255,6 +342,21 @@ class WorkerResponse(Response):
             self.sent += sent
             progress.go_on()
         return True
+
+
+def sender_of(sock: Any) -> Callable[[Any], int]:
+    """Sends to a gevent socket without waiting. Raises BlockingIOError where it would have to."""
+    if isinstance(sock, ssl.SSLSocket):
+        return partial(_send_tls, sock)
+    return sock._sock.send  # type: ignore[no-any-return]
+
+
+def _send_tls(sock: Any, data: Any) -> int:
+    """Send over TLS without waiting. Raises BlockingIOError."""
+    try:
+        return int(sock._sslobj.write(data))
+    except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
+        raise BlockingIOError from error
 
 
 def _place(file: Any) -> tuple[int, int] | None:
@@ -275,6 +377,34 @@ def _place(file: Any) -> tuple[int, int] | None:
         return (descriptor, 0) if os.lseek(descriptor, 0, os.SEEK_CUR) == 0 else None
     except (AttributeError, OSError, ValueError):
         return None
+
+
+_early_hints: Any = vars(wsgi).get("_make_early_hints_callback")
+
+_statuses = {
+    f"{status.value} {status.phrase}": status.value for status in HTTPStatus if status.value >= 200
+}
+"""The usual status lines, which need no further look; 1xx are gunicorn's."""
+
+_lines: dict[tuple[str, str], str] = {}
+"""Header fields that were found legal, each as its line. Most are the same in every response."""
+
+MAX_LINES = 1000
+LONGEST_LINE = 200
+
+
+def _learn(name: Any, value: Any) -> str | None:
+    """The line of a field; None where it is not legal, or means something to the server."""
+    if not http_syntax.is_legal(name, value) or value != value.strip(" \t"):
+        return None
+    if name.lower() == "content-length" or util.is_hoppish(name):
+        return None
+    line = f"{name}: {value}\r\n"
+    if len(line) <= LONGEST_LINE:
+        if len(_lines) >= MAX_LINES:
+            _lines.clear()
+        _lines[name, value] = line
+    return line
 
 
 _dated = 0, ""

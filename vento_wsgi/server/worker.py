@@ -20,8 +20,10 @@ import socket
 import ssl
 import sys
 import time
+from collections.abc import Callable
 from datetime import datetime
 from functools import partial
+from logging import DEBUG
 from traceback import walk_tb
 from typing import Any, NoReturn
 
@@ -32,7 +34,8 @@ from gevent.pool import Pool
 from gevent.server import StreamServer
 from gunicorn import util
 from gunicorn.arbiter import Arbiter
-from gunicorn.config import PostRequest
+from gunicorn.config import PostRequest, PreRequest
+from gunicorn.glogging import Logger
 from gunicorn.http import wsgi
 from gunicorn.http2 import negotiation
 from gunicorn.sock import is_http2_negotiated, ssl_context
@@ -41,15 +44,16 @@ from werkzeug.exceptions import ClientDisconnected
 
 from ..broker.body import SubscriptionBody
 from ..exceptions import StreamAborted
-from ..streaming.environ import CONNECTION, DRAIN, PARK
+from ..streaming.endings import broken_request
+from ..streaming.environ import CONNECTION
 from ..streaming.options import SEND_TIMEOUT
-from ..streaming.stream import broken_request
 from ..streaming.ticker import process_ticker
 from . import hooks
 from .boot_checks import prepare
 from .drain import STEP, Drain
-from .request_parser import RECEIVE_TIMEOUT, Idle, Parser, Reader, Settings, Waits
-from .response import WorkerResponse
+from .environ import connection_environ, worker_environ
+from .request_parser import RECEIVE_TIMEOUT, FastParser, Idle, Reader, Requests, Waits
+from .response import WorkerResponse, sender_of
 from .status import Status
 from .watchdog import Watchdog
 
@@ -63,9 +67,6 @@ SETTLED = 1.0
 
 DRAIN_WINDOW = 3.0
 """Seconds over which event streams end, unless $VENTO_DRAIN_WINDOW says otherwise."""
-
-
-_NO_HOOK = PostRequest.default
 
 
 def _name(address: Any) -> str:
@@ -132,8 +133,9 @@ class StreamWorker(GeventWorker):
         self._tls: ssl.SSLContext | None = None
         self._until = 0.0
         super().__init__(*args, **options)
-        self.cfg = Settings(self.cfg)
         self._waits = Waits(self.cfg.keepalive, RECEIVE_TIMEOUT)
+        self._parser: FastParser | None = None
+        self._environ: dict[str, Any] = {}
 
     @property
     def alive(self) -> bool:
@@ -173,6 +175,14 @@ class StreamWorker(GeventWorker):
         except ValueError as error:
             self._refuse_to_boot(error)
         self._waits = Waits(self.cfg.keepalive, receive or math.inf)
+        if self.cfg.protocol != "http":
+            self._refuse_to_boot(f"it speaks http, not {self.cfg.protocol}: unset `protocol`")
+        try:
+            self._parser = FastParser.of(self.cfg)
+        except RuntimeError as error:
+            self._refuse_to_boot(error)
+        self._environ = worker_environ(self.cfg)
+        self._take_settings()
         prepare(self)
         if "h2" in self.cfg.http_protocols:
             self.log.warning(
@@ -180,6 +190,18 @@ class StreamWorker(GeventWorker):
                 "a stream holds up all that its client asks for after it"
             )
         return block_limit
+
+    def _take_settings(self) -> None:
+        """Read from gunicorn's configuration what each request would ask it for."""
+        cfg, log = self.cfg, self.log
+        self._keepalive = bool(cfg.keepalive)
+        # gunicorn's own pre_request hook writes a line at level debug
+        quiet = cfg.pre_request is PreRequest.default and not log.error_log.isEnabledFor(DEBUG)
+        self._pre_request = None if quiet else cfg.pre_request
+        self._post_request = None if cfg.post_request is PostRequest.default else cfg.post_request
+        # a subclass may count requests: statsd's does
+        counts = type(log).access is not Logger.access
+        self._logs_access = counts or log.access_log_enabled
 
     def _refuse_to_boot(self, why: object) -> NoReturn:
         self.log.critical("StreamWorker cannot run here: %s", why)
@@ -283,42 +305,69 @@ class StreamWorker(GeventWorker):
         )
 
     def _serve(self, listener_name: Any, client: Any, addr: Any, reader: Reader) -> None:
-        parser = Parser(self.cfg, reader, addr)
+        shared = connection_environ(self._environ, client, addr, listener_name)
+        requests = Requests(self.cfg, reader, addr, listener_name, self._parser, shared)
         proxy_protocol_info: Any = {}
+        sender = sender_of(client)
         while True:
-            req = parser.__next__()
-            if req.proxy_protocol_info:
-                proxy_protocol_info = req.proxy_protocol_info
-            else:
-                req.proxy_protocol_info = proxy_protocol_info
-            self.handle_request(listener_name, req, client, addr)
+            req, environ = requests.next()
+            if environ is None:
+                if req.proxy_protocol_info:
+                    proxy_protocol_info = req.proxy_protocol_info
+                else:
+                    req.proxy_protocol_info = proxy_protocol_info
+            self._answer(listener_name, req, client, addr, environ, sender)
 
     # one request
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
-        start = datetime.now()
-        environ: Any = {}
+        """Called by gunicorn's own loop, for what may become HTTP/2."""
+        self._answer(listener_name, req, sock, addr, None, sender_of(sock))
+        return True
+
+    def _answer(
+        self,
+        listener_name: Any,
+        req: Any,
+        sock: Any,
+        addr: Any,
+        known: dict[str, Any] | None,
+        sender: Callable[[Any], int],
+    ) -> None:
+        """Answer one request. Raises StopIteration at the end of the connection.
+
+        known: its environ, if the parser has made it. sender: sends to `sock` without waiting.
+        """
+        start = datetime.now() if self._logs_access else None
+        environ: Any = known
         response: Any = None
         try:
-            self.cfg.pre_request(self, req)
-            response, environ = wsgi.create(
-                req, sock, addr, listener_name, self.cfg, response_class=WorkerResponse
-            )
-            environ["wsgi.multithread"] = True
-            environ[DRAIN] = self._drain
+            if self._pre_request is not None:
+                self._pre_request(self, req)
+            if environ is None:
+                response, environ = wsgi.create(
+                    req, sock, addr, listener_name, self.cfg, response_class=WorkerResponse
+                )
+                environ["wsgi.multithread"] = True
+            else:
+                response = WorkerResponse(req, sock, self.cfg, sender)
+                environ["wsgi.early_hints"] = response.send_early_hints
+            response.drain = self._drain
             environ[CONNECTION] = response
-            if not self.cfg.is_ssl and req.version == (1, 1) and isinstance(req.unreader, Reader):
-                environ[PARK] = True
             self.nr += 1
             if self.nr >= self.max_requests and self.alive:
                 self.log.info("Autorestarting worker after current request.")
                 self.alive = False
-            if not self.alive or not self.cfg.keepalive:
-                response.force_close()
+            if not (self._keepalive and self._alive):
+                response.must_close = True
             body = self.wsgi(environ, response.start_response)
             if self.is_already_handled(body):
-                return False
-            if response.chunked and (feed := SubscriptionBody.of(body)) is not None:
+                return
+            if (
+                response.chunked
+                and response.can_park
+                and (feed := SubscriptionBody.of(body)) is not None
+            ):
                 self._park(feed, response, req, environ, start)
             try:
                 if isinstance(body, environ["wsgi.file_wrapper"]):
@@ -326,13 +375,17 @@ class StreamWorker(GeventWorker):
                 else:
                     response.write_all(body)
                 response.close()
+            except BaseException:
+                response.send_rest()
+                raise
             finally:
                 if not response.headers_sent:
                     response.sent = 0
-                self.log.access(response, req, environ, datetime.now() - start)
+                if start is not None:
+                    self.log.access(response, req, environ, datetime.now() - start)
                 if hasattr(body, "close"):
                     body.close()
-            if response.should_close() or not self.alive:
+            if not self._alive or response.should_close():
                 raise StopIteration
         except (StopIteration, _Parked):
             raise
@@ -340,13 +393,14 @@ class StreamWorker(GeventWorker):
             self._failed(error, response, req, sock, addr)
             raise StopIteration from None
         finally:
-            if not isinstance(sys.exc_info()[1], _Parked):
-                self._answered(response, req, environ)
-        return True
+            if self._post_request is not None and not isinstance(sys.exc_info()[1], _Parked):
+                self._answered(response, req, environ or {})
 
     def _failed(self, error: BaseException, response: Any, req: Any, sock: Any, addr: Any) -> None:
         """Deal with what came out of the application, or out of writing its response."""
         begun = response is not None and response.headers_sent
+        if response is not None:
+            response.abandon(StreamAborted("the response failed"))
         broken = broken_request(error)
         if isinstance(error, StreamAborted):
             broken = getattr(req.unreader, "broken", None)
@@ -368,7 +422,8 @@ class StreamWorker(GeventWorker):
 
     def _answered(self, response: Any, req: Any, environ: Any) -> None:
         try:
-            self.cfg.post_request(self, req, environ, response)
+            if self._post_request is not None:
+                self._post_request(self, req, environ, response)
         except Exception:
             self.log.exception("Exception in post_request hook")
 
@@ -412,22 +467,22 @@ class StreamWorker(GeventWorker):
         response: WorkerResponse,
         req: Any,
         environ: Any,
-        start: datetime,
+        start: datetime | None,
     ) -> None:
         """Send what a subscription has so far, and keep the socket, but not the greenlet."""
 
         def done(sent: int) -> None:
             response.sent = sent
-            self.log.access(response, req, environ, datetime.now() - start)
+            if start is not None:
+                self.log.access(response, req, environ, datetime.now() - start)
             self._answered(response, req, environ)
 
-        listened = self.log.access_log_enabled or self.cfg.post_request is not _NO_HOOK
+        listened = start is not None or self._post_request is not None
         response.force_close()
-        response.send_timeout = feed.policies.send_timeout or None
         try:
-            feed.park(response.write, response.sock.detach, done if listened else None)
+            feed.park(response, response.sock.detach, done if listened else None)
         except GreenletExit:
-            pass  # the worker stops, and the slot has ended it
+            pass  # the worker stops, and the subscriber has ended
         except Exception:
             self.log.exception("Error parking a subscription")
         raise _Parked

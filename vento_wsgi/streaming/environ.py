@@ -10,7 +10,7 @@ from ..logs import printable
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-__all__ = ["CONNECTION", "DRAIN", "PARK", "ROUTE", "fields", "request_id", "route", "routes"]
+__all__ = ["CONNECTION", "ROUTE", "fields", "request_id", "route", "routes"]
 
 _PATH = "/:@!$&'()*+,;=~"
 """What stands as it is in a path (RFC 3986, section 3.3), beside letters, digits and ``-._``."""
@@ -18,14 +18,8 @@ _PATH = "/:@!$&'()*+,;=~"
 ROUTE = "vento_wsgi.route"
 """The route that was found, as ``GET /users/<int:id>``."""
 
-DRAIN = "vento_wsgi.drain"
-"""The worker's drain, where the server has one."""
-
 CONNECTION = "vento_wsgi.connection"
-"""What the server says of the client's connection, where it does; see connection.py."""
-
-PARK = "vento_wsgi.park"
-"""Present if the server can take over a subscription's socket."""
+"""The Connection of the request, where the server gives one; see connection.py."""
 
 routes: dict[str, str] = {}
 """The routes of all streams so far, each by itself, so that streams share the text of theirs. The

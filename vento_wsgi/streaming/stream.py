@@ -1,7 +1,7 @@
-"""Stream: the one WSGI iterable, and its endings.
+"""A stream: the body of a response in progress, and its one ending.
 
-A WSGI server iterates it, writes each chunk, and calls ``close()`` once. Each stream ends
-once, for one reason, and at that moment, whichever call brings it about, its source is closed:
+A stream ends once, for one reason. At that moment, whichever call brings it about, its source is
+closed:
 
     exhausted      the source has no more              the server frames the end
     disconnected   the client left, or the server
@@ -15,119 +15,80 @@ once, for one reason, and at that moment, whichever call brings it about, its so
                    not as long as its Content-Length   logged; the connection breaks off
 
 "Breaks off" means that the final chunk, or the last bytes of Content-Length, stay away, so that
-no client takes half a body for a whole one (RFC 9112, section 8). Where the connection is known,
-the stream sees to that itself and the iteration just ends: middleware around it has nothing to
-report, neither of a client that left nor, a second time, of a failure. Elsewhere ``__next__``
-raises StreamAborted: PEP 3333 has no other way to tell a server. An event stream that fails sends
+no client takes half a body for a whole one (RFC 9112, section 8). An event stream that fails sends
 an ``error`` event first, and breaks off a moment later, when its client has read that.
 
-Data goes one way: source, pump, here, server. What comes from the side (the clock, the watch
-on the socket, the worker that drains) only leaves a verdict and wakes the writer, which is in
-``__next__`` and acts on it. The exception is a client that stopped reading: then the writer
-is in the server's send, and is thrown out of it.
+There are two ways to the socket:
+
+- `run`: the source pushes its chunks into the connection (see writer.py), in the greenlet of the
+  request. StreamWorker does this. What happens from outside acts at once: a heartbeat is sent, and
+  a source that has to stop is interrupted where it waits, by an exception thrown into it.
+- `iter`: the server, or middleware around the stream, takes the chunks (see iteration.py). The
+  source runs beside them in a greenlet or a thread of its own, where there is one.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
-
-from werkzeug.exceptions import ClientDisconnected
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import sse
 from ..bodies.sources import measured
 from ..exceptions import ClientStalled, Lagged, StreamAborted
 from ..logs import logger
-from .connection import Connection
-from .environ import DRAIN, request_id, route
+from .connection import Connection, connection_of
+from .disconnect import DisconnectWatcher
+from .endings import FAILED, FAREWELL, STOPS, broken_request
+from .iteration import Iteration
+from .lifecycle import Lifecycle
 from .options import DEFAULT, StreamOptions
-from .pumps import InlinePump, Pump, ThreadPump, cooperative
-from .record import CloseReason, Snapshot, StreamRecord
+from .pumps import Pump, cooperative
+from .record import CloseReason, Snapshot
 from .ticker import Ticker, process_ticker
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-__all__ = ["FAILED", "Stream", "broken_request"]
+__all__ = ["Encoder", "Stream"]
 
 log = logger(__name__)
 
-MAX_PIECE = 256 * 1024
-"""Bytes given to the server at a time: between two pieces a verdict is acted on."""
+_Interruption: Any = type("GeneratorExit", (GeneratorExit, SystemExit), {})
+"""What a source is interrupted with: a GeneratorExit to all that it passes through.
 
-STUCK = 1.0
-"""Seconds in one send after which a client that is past the deadline has had its time."""
-
-FAREWELL = 0.3
-"""Seconds between an ``error`` event and the break: a browser that gets both at once drops the
-event.
+It is a SystemExit as well, without a code. That is the one exception that Sentry's middleware
+does not report, and such middleware may be around the source.
 """
 
-_MESSAGE = "The stream failed."
 
-FAILED = sse.Event(
-    json.dumps(
-        {
-            "type": "error",
-            "error": {"type": "server_error", "message": _MESSAGE},
-            "errorText": _MESSAGE,
-        }
-    ),
-    event="error",
-).encode()
-"""The fields are those that the SDKs of OpenAI and Anthropic and the AI SDK look for."""
+class Encoder(Protocol):
+    """A body on its way into a content coding (RFC 9110, section 8.4.1)."""
 
-_STOPS = ("GeneratorExit", "GreenletExit", "KeyboardInterrupt", "SystemExit")
-"""Exceptions that mean "stop", not "the source failed". By name, since gevent is optional."""
+    def encode(self, piece: bytes) -> bytes:
+        """A piece, with all that is needed to decode it now."""
 
-_AT_ONCE = (CloseReason.DEADLINE, CloseReason.DISCONNECTED)
-"""Verdicts that do not wait for the end of a large item."""
+    def finish(self, piece: bytes = b"") -> bytes:
+        """The last piece, and the end."""
 
 
-def broken_request(error: BaseException | None) -> ClientDisconnected | None:
-    """What says that a request's body did not come whole, if `error` was raised from that."""
-    while error is not None and not isinstance(error, ClientDisconnected):
-        error = error.__cause__
-    return error
-
-
-class Stream(StreamRecord, Iterator[bytes]):
-    """The chunks of a response for a WSGI server, with one ending.
+class Stream(Lifecycle):
+    """The body of a response, for a WSGI server.
 
     chunks: bytes, none of them empty. close: frees the source; called once.
     event_stream: whether a comment opens it and an ``error`` event tells of a failure.
     length: the Content-Length in bytes, where one was sent: never more, and less is a failure.
     waits: whether the source may wait for something; a file does not.
-    pump: of chunks, if it runs already.
-
-    `last` is whether the body is whole with the piece given last.
+    pump: of chunks, if it runs already. encoder: codes what is sent.
     """
 
-    connection: Connection | None = None
-    last = False
-
-    _backlog = 0
-    _bom = b""  # what of the source may be a byte order mark, while that is not known
-    _beat: tuple[bytes, float] | None = None
-    _boundary: sse.Boundary | None = None  # of an event stream, where something may be put in
-    _clock: Ticker | None = None
-    _due: bytes | None = None
-    _first: float | None = None
-    _failed_at: float | None = None  # when the error event was given
-    _freed = _told = False
-    _is_quiet = False  # whether the server knows by the connection that the body is not whole
-    _opened = False
-    _opening = b""
-    _probing = False
-    _rest: bytes | memoryview = b""
-    _sending = False
-    _thrown = False
-    _verdict: CloseReason | None = None
+    __slots__ = (
+        *("_backlog", "block", "_bom", "_boundary", "_chunks", "_close", "_encoder", "_first"),
+        *("_freed", "_greenlet", "_iteration", "_opening", "_pump", "_ticker", "_told", "verdict"),
+        *("_waits", "_watcher", "connection", "__weakref__"),
+    )
 
     def __init__(
         self,
@@ -138,322 +99,358 @@ class Stream(StreamRecord, Iterator[bytes]):
         event_stream: bool = False,
         length: int | None = None,
         waits: bool = True,
-        policies: StreamOptions = DEFAULT,
+        options: StreamOptions = DEFAULT,
         pump: Pump | None = None,
+        encoder: Encoder | None = None,
     ) -> None:
-        known = request_id(environ)
-        super().__init__(route(environ), environ.get(DRAIN), policies.on_end, known)
-        together, timed = cooperative(), bool(policies.heartbeat or policies.deadline)
-        self._close = close
-        self._event_stream = event_stream
-        self._drains = policies.drain_for(environ, event_stream=event_stream)
-        self._policies = policies
-        if length is not None:  # there is no room in it for what is said in between
+        self.connection: Connection | None = connection_of(
+            environ, length if encoder is None else None
+        )
+        # where there is a length, nothing can be put in between
+        beat = options.beat(event_stream=event_stream) if length is None else None
+        drain = None if self.connection is None else self.connection.drain
+        super().__init__(environ, drain, options, beat, event_stream=event_stream)
+        self._opening = b""
+        self._boundary: sse.Boundary | None = None
+        if length is not None:
             chunks = measured(chunks, length, self.route, lambda: self.fields(CloseReason.FAILED))
-        else:
-            self._beat = policies.beat(event_stream=event_stream)
-            if event_stream:
-                self._opening = sse.opening(environ["REQUEST_METHOD"])
-                self._boundary = sse.Boundary()
-        self.connection = Connection.of(environ, length if self._plain else None)
+        elif event_stream:
+            self._opening = sse.opening(environ["REQUEST_METHOD"])
+            self._boundary = sse.Boundary()
+        self._chunks = chunks
+        self._close = close
+        self._waits = waits
+        self._pump = pump
+        self._encoder = encoder
+        self._iteration: Iteration | None = None
+        self._greenlet: Any = None  # that runs the source, while it can be interrupted
+        self._watcher: DisconnectWatcher | None = None
+        self._ticker: Ticker | None = None
+        self.verdict: CloseReason | None = None  # why it is to end
+        self.block = b""  # what it sends last then
+        self._bom = b""  # of the source, what may be a byte order mark
+        self._first: float | None = None
+        self._backlog = 0
+        self._freed = self._told = False
         if self.connection is not None:
-            self.connection.limit(policies.send_timeout or None)
-        self._pump = pump or _pump(chunks, waits=waits, timed=timed)
-        self._pump.flow(self._idle, each=policies.flush == "each")
-        if together or timed:
-            self._clock = process_ticker(cooperative=together)
-            self._clock.add(self)
+            self.connection.limit(options.send_timeout or None)
         self._enter()
 
     def begin(
-        self,
-        environ: WSGIEnvironment,
-        start_response: StartResponse,
-        status: str,
-        headers: list[tuple[str, str]],
+        self, start_response: StartResponse, status: str, headers: list[tuple[str, str]]
     ) -> None:
         """Start the response whose body this is: its headers leave before the first chunk."""
         write = start_response(status, headers)
-        if write is None or DRAIN in environ:
+        connection = self.connection
+        if write is None or (connection is not None and connection.can_push):
             return
         try:  # some servers keep the headers until there are bytes, but not after a write
             write(b"")
         except OSError:  # of the client's socket: it left, which is nobody's failure
-            self._decide(CloseReason.DISCONNECTED)
+            self._abort(CloseReason.DISCONNECTED)
             return
-        if self.connection is not None:
-            self.connection.sent_head()
+        if connection is not None:
+            connection.sent_head()
 
-    # the writer's side
+    # the way through the connection
 
-    def __next__(self) -> bytes:
-        self._sending = False
-        if self._rest and self._verdict not in _AT_ONCE:
-            return self._give(b"")
-        if self.last and self.reason is None:
-            self._stop(CloseReason.EXHAUSTED)
-        if self.reason is not None:
-            raise self._end()
-        return self._give(self._take())
+    @property
+    def can_run(self) -> bool:
+        """Whether it can push its chunks: a pump that runs already takes them elsewhere."""
+        return self._pump is None
 
-    def _give(self, piece: bytes) -> bytes:
-        if len(piece) > MAX_PIECE:
-            self._rest = memoryview(piece)
-        if self._rest:
-            piece, self._rest = bytes(self._rest[:MAX_PIECE]), self._rest[MAX_PIECE:]
-        if piece:
-            self.sent += len(piece)
-            self.pieces += 1
-        if self.connection is not None:
-            self.connection.gave(piece)
-            self.connection.progress.go_on()
-        if not self._rest:
-            if self.reason is None and self._pump.exhausted:
-                self.last = True
-                self._free()
-            elif self.reason is not None:
-                self.last = self._is_whole
+    def run(self, connection: Connection) -> None:
+        """Send all of it through its connection. From the greenlet of the request."""
+        from greenlet import getcurrent
+
+        self._greenlet = getcurrent()
+        try:
+            if self.verdict is None:
+                connection.push(self._chunks, self, each=self.options.flush == "each")
+        except BaseException as error:
+            self._greenlet = None
+            reason = self.reason_of(error)
+            if self.verdict is not None and not isinstance(error, GeneratorExit | OSError):
+                self.log_error(error, "%s: its source failed as it was interrupted", reason)
+            self._break(connection, reason, error)
+            if type(error).__name__ in STOPS and self.verdict is None:
+                raise
+            return
+        self._greenlet = None
+        try:
+            if self.verdict is None:
+                connection.finish(b"" if self._encoder is None else self._encoder.finish())
+        except OSError as error:
+            self._break(connection, self.reason_of(error), error)
+            return
+        if self.verdict is None:
+            self.stop(CloseReason.EXHAUSTED)
+        else:
+            self._break(connection, self.verdict, None)
+
+    def _break(
+        self, connection: Connection, reason: CloseReason, error: BaseException | None
+    ) -> None:
+        """End for another reason than that the source has no more."""
+        if reason is CloseReason.FAILED and not isinstance(error, StreamAborted):
+            assert error is not None
+            self.log_error(error, "%s failed in mid-stream", reason)
+        self.stop(reason)
+        try:
+            connection.flush()
+            if reason is CloseReason.FAILED and self.between_events:
+                connection.say(self.outgoing(FAILED))
+                connection.wait_for_room()
+                time.sleep(FAREWELL)
+            elif self.is_whole:
+                block = self.block if self.between_lines else b""
+                connection.finish(self.last(block))
+                return
+        except OSError:
+            pass  # the client does not get the end either
+        connection.break_off(reason)
+
+    def _interrupt(self) -> None:
+        """Have the source stop where it waits. From the loop, or from another greenlet."""
+        from gevent import get_hub
+        from greenlet import getcurrent
+
+        greenlet, self._greenlet = self._greenlet, None
+        if greenlet is None or greenlet is getcurrent():
+            return  # it finds the verdict itself
+        hub = get_hub()
+        if getcurrent() is hub:
+            greenlet.throw(_Interruption)
+        else:
+            hub.loop.run_callback(greenlet.throw, _Interruption)
+
+    # Outlet: its bytes on their way
+
+    def outgoing(self, data: bytes) -> bytes:
+        """What is sent for `data` of the source; b"" asks for what opens the stream."""
+        if data and self._boundary is not None:
+            data = self._events(data)
+        if data and self._first is None:
+            self._first = time.monotonic() - self.start
+        if self._opening:
+            data, self._opening = self._opening + data, b""
+        if not data:
+            return b""
+        if self._encoder is not None:
+            data = self._encoder.encode(data)
+        self.sent += len(data)
+        self.pieces += 1
         self._moved = time.monotonic()
-        self._sending = True
-        return piece
+        return data
 
-    def _take(self) -> bytes:
-        if not self._opened:
-            if self.connection is not None:
-                self.connection.written_from_here()
-            if not self._pump.tells_idle:
-                self._opened = True
-                return self._opening
-        while True:
-            if self._probing and self.connection is not None:
-                self._probing = False
-                if not self.connection.probe():
-                    self._decide(CloseReason.DISCONNECTED)
-            if self._verdict is not None:
-                return self._conclude(self._verdict)
-            if self._due is not None:
-                due, self._due = self._due, None
-                if not self._event_stream or self._between_lines():
-                    return due
-            try:
-                piece = self._pump.take()
-            except StopIteration:
-                self._stop(CloseReason.EXHAUSTED)
-                return self._over()
-            except StreamAborted as error:
-                self._stop(CloseReason.FAILED)
-                end = self._end()
-                raise (error if isinstance(end, StreamAborted) else end) from None
-            except Lagged:
-                self._stop(CloseReason.STALLED)
-                raise self._end() from None
-            except BaseException as error:
-                if type(error).__name__ in _STOPS:
-                    self._stop(CloseReason.DRAINING if self._is_cut else CloseReason.DISCONNECTED)
-                    self._settle()
-                    raise
-                if broken_request(error) is not None:
-                    self._stop(CloseReason.DISCONNECTED)
-                    raise self._end() from None
-                return self._failed(error)
-            if piece and self._boundary is not None:
-                piece = self._of_events(piece)
-            if piece and self._first is None:
-                self._first = time.monotonic() - self.start
-            if not self._opened:
-                self._opened = True
-                return self._opening + piece
-            if piece:
-                return piece
+    def last(self, block: bytes) -> bytes:
+        """What is sent last: `block`, and the end of the coding."""
+        data = self.outgoing(block) if block else b""
+        if self._encoder is not None:
+            end = self._encoder.finish()
+            self.sent += len(end)
+            data += end
+        return data
 
-    def _of_events(self, piece: bytes) -> bytes:
-        """A piece of an event stream, without a byte order mark: it is not at the start here."""
+    def _events(self, data: bytes) -> bytes:
+        """Data of an event stream without a byte order mark, since it is not at the start here."""
+        assert self._boundary is not None
         if self._first is None:
-            piece = self._bom + piece
-            if BOM_UTF8.startswith(piece) and not self._pump.exhausted:
-                self._bom = b"" if piece == BOM_UTF8 else piece
+            data = self._bom + data
+            if BOM_UTF8.startswith(data):
+                self._bom = b"" if data == BOM_UTF8 else data
                 return b""
-            piece = piece.removeprefix(BOM_UTF8)
-        if self._boundary is not None:
-            self._boundary.pass_over(piece)
-        return piece
+            data = data.removeprefix(BOM_UTF8)
+        self._boundary.pass_over(data)
+        return data
+
+    def paused(self) -> None:
+        """Called in the loop when the source waits for the first time."""
+        if self.reason is None and self.connection is not None:
+            self._ticker = process_ticker(cooperative=True)
+            self._ticker.add(self)
+            self.watch()
+
+    def failed(self, error: OSError) -> None:
+        """Called when nothing more can be sent to the client."""
+        if self.verdict is None and self.reason is None:
+            stalled = isinstance(error, ClientStalled)
+            self.verdict = CloseReason.STALLED if stalled else CloseReason.DISCONNECTED
+        self._interrupt()
 
     @property
-    def _plain(self) -> bool:
-        """Whether the body is as long as its source."""
-        return True
-
-    @property
-    def _is_whole(self) -> bool:
-        """Whether the response, which has ended, may look like a whole one."""
-        if self.reason in (CloseReason.DEADLINE, CloseReason.DRAINING):
-            return self._drains == "end"
-        return self.reason is CloseReason.EXHAUSTED
-
-    @property
-    def _is_cut(self) -> bool:
-        """Whether it is the worker that ends it: its grace period is over."""
-        return self._drain is not None and bool(self._drain.draining)
-
-    def _end(self) -> Exception:
-        """What ``__next__`` raises of a stream that has ended."""
-        if self._failed_at is not None:
-            left = self._failed_at + FAREWELL - time.monotonic()
-            self._failed_at = None
-            if left > 0:
-                time.sleep(left)
-        assert self.reason is not None
-        if not (self._told or self._is_whole or self.connection is None):
-            self._is_quiet = self.connection.break_off(self.reason)
-        self._settle()
-        if self._is_whole or self._is_quiet or self.reason is CloseReason.DISCONNECTED:
-            return StopIteration()
-        return StreamAborted(f"{self.route}: {self.reason}")
-
-    def _between_lines(self) -> bool:
+    def between_lines(self) -> bool:
         """Whether a comment may be put in here."""
-        return not self._rest and self._boundary is not None and self._boundary.between_lines
+        return self._boundary is not None and self._boundary.between_lines
 
-    def _between_events(self) -> bool:
+    @property
+    def between_events(self) -> bool:
         """Whether an event may be put in here: not within a block of raw text."""
-        return not self._rest and self._boundary is not None and self._boundary.between_events
+        return self._boundary is not None and self._boundary.between_events
 
-    def _over(self) -> bytes:
-        """The piece after all others, in a coding that has one."""
-        raise self._end()
+    # the way of servers that iterate
 
-    def _failed(self, error: BaseException) -> bytes:
-        self._log(error, "%s failed in mid-stream", CloseReason.FAILED)
-        self._stop(CloseReason.FAILED)
-        if self._between_events():
-            self._failed_at = time.monotonic()
-            return FAILED if self._opened else self._opening + FAILED
-        raise self._end() from None
+    def __iter__(self) -> Iterator[bytes]:
+        if self._iteration is None:
+            timed = bool(self.options.heartbeat or self.options.deadline)
+            self._iteration = Iteration(self, self._chunks, self._pump, waits=self._waits)
+            if cooperative() or timed:
+                # before the source runs: a deadline counts from the start
+                self._ticker = process_ticker(cooperative=cooperative())
+                self._ticker.add(self)
+        return self._iteration
 
-    def _log(self, error: BaseException, says: str, reason: CloseReason | None) -> None:
-        fields = self.fields(reason)
-        self._pump.report(partial(log.error, says, self.route, exc_info=error, extra=fields))
+    # Lifecycle
 
-    def _conclude(self, reason: CloseReason) -> bytes:
-        self._stop(reason)
-        if reason is CloseReason.DRAINING and self._due is not None and self._between_lines():
-            return self._due
-        self._rest = b""
-        return self._over()
+    def tick(self, now: float) -> None:
+        if self.reason is None:
+            super().tick(now)
+        if self._iteration is not None:
+            self._iteration.tick()
+
+    @property
+    def _is_silent(self) -> bool:
+        if self._iteration is not None:
+            return not self._iteration.is_sending
+        return self.connection is not None and not self.connection.is_full
+
+    def _say(self, block: bytes) -> None:
+        if self._event_stream and not self.between_lines:
+            return
+        if self._iteration is not None:
+            self._iteration.say(block)
+        elif self.connection is not None and self._greenlet is not None:
+            self.connection.say(self.outgoing(block))
+
+    def half_closed(self) -> None:
+        if self.between_lines:
+            self._say(sse.COMMENT)
+        elif self._iteration is not None:
+            self._iteration.probe()
+        elif (
+            self.connection is not None
+            and self.connection.can_probe()
+            and not self.connection.probe()
+        ):
+            self.left()
+
+    def _finish(self, reason: CloseReason, block: bytes) -> None:
+        if self.reason is None and self.verdict is None:
+            self.verdict, self.block = reason, block
+            if self._iteration is not None:
+                self._iteration.wake()
+            else:
+                self._interrupt()
+
+    def _abort(self, reason: CloseReason) -> None:
+        if self.reason is not None:
+            return
+        if self._iteration is not None:
+            self._iteration.abort(reason)
+        elif self._greenlet is None and self.verdict is None:
+            self.verdict = reason  # it has not begun
+        elif self.connection is not None:
+            self.verdict = self.verdict or reason
+            self.connection.reset(StreamAborted(f"{self.route}: {reason}"))
+
+    def watch(self) -> None:
+        """Watch the client's socket from here on: the source waits, and may wait for long."""
+        sock = None if self.connection is None else self.connection.sock
+        if self._watcher is None and sock is not None and self._ticker is not None:
+            self._watcher = DisconnectWatcher(sock, self._ticker, self.left, self.half_closed)
+
+    @property
+    def is_event_stream(self) -> bool:
+        return self._event_stream
 
     @property
     def snapshot(self) -> Snapshot:
-        if self.reason is not None or self._verdict is not None:
+        iteration, connection = self._iteration, self.connection
+        waits = 0 if iteration is None else iteration.waiting
+        if iteration is None and connection is not None:
+            waits = connection.waiting
+        sending = waits > 0 if iteration is None else iteration.is_sending
+        if self.reason is not None or self.verdict is not None:
             state = "ending"
         elif self.pieces:
-            state = "sending" if self._sending else "waiting"
+            state = "sending" if sending else "waiting"
         else:
             state = "starting"
-        sock, forwarded = None, ""
-        if self.connection is not None:
-            sock, forwarded = self.connection.sock, self.connection.forwarded
-        sizes = self.sent, self.pieces, len(self._rest), 0
+        sock = None if connection is None else connection.sock
+        forwarded = "" if connection is None else connection.forwarded
+        sizes = self.sent, self.pieces, waits, 0
         return Snapshot(self.route, self.start, self._moved, *sizes, state, sock, forwarded)
 
-    # from the side: the loop, or the clock's thread
-
-    def _idle(self) -> bool:
-        if not self._opened:
-            self._pump.wake()
-            return True
-        if self.connection is not None and self._clock is not None:
-            self.connection.watch(self._clock, self._gone, self._half_closed)
-        return False
-
-    def _gone(self) -> None:
-        self._decide(CloseReason.DISCONNECTED)
-
-    def _half_closed(self) -> None:
-        if self._between_lines():
-            self._due = sse.COMMENT
-        elif self.connection is not None and self.connection.can_probe():
-            self._probing = True
-        else:
-            return
-        self._pump.wake()
-
-    def _decide(self, verdict: CloseReason) -> None:
-        if self.reason is None and self._verdict is None:
-            self._verdict = verdict
-            self._pump.wake()
-
-    def tick(self, now: float) -> None:
-        """Called by the clock: is anything due?"""
-        policies, still = self._policies, now - self._moved
-        over = policies.deadline and now - self.start >= policies.deadline
-        if over:
-            self._decide(CloseReason.DEADLINE)
-        if self._sending:
-            if policies.deadline and now - self.start >= policies.deadline + STUCK:
-                self._throw(CloseReason.DEADLINE)
-            elif self.connection is None or self.connection.limits_writes:
-                return
-            elif self.connection.progress.still() >= (policies.send_timeout or math.inf):
-                self._throw(CloseReason.STALLED)
-        elif self._beat is not None and still >= self._beat[1]:
-            self._due = self._beat[0]
-            self._moved = now
-            self._pump.wake()
-
-    def _throw(self, reason: CloseReason) -> None:
-        """Have the writer out of a send that lasts."""
-        connection = self.connection
-        if connection is not None and connection.writer is not None and not self._thrown:
-            self._thrown, self._verdict = True, reason
-            connection.reset(ClientStalled())
-
-    def drain(self, retry: int) -> None:
-        if self._drains != "finish" and self.reason is None:
-            if self._event_stream:
-                self._due = sse.Event(retry=retry).encode()
-            self._decide(CloseReason.DRAINING)
-
     # the endings
+
+    def reason_of(self, error: BaseException) -> CloseReason:
+        """Why it ends, when `error` was raised out of the source or by a send."""
+        if self.verdict is not None:
+            return self.verdict
+        if isinstance(error, (ClientStalled, Lagged)):
+            return CloseReason.STALLED
+        if type(error).__name__ in STOPS:
+            cut = self._drain is not None and self._drain.draining  # its grace period is over
+            return CloseReason.DRAINING if cut else CloseReason.DISCONNECTED
+        if broken_request(error) is not None:
+            return CloseReason.DISCONNECTED
+        return CloseReason.FAILED
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the response, which has ended, may look like a whole one."""
+        if self.reason in (CloseReason.DEADLINE, CloseReason.DRAINING):
+            return self.ends_whole
+        return self.reason is CloseReason.EXHAUSTED
 
     def close(self) -> None:
         """Called by the server when it is done with the stream, whatever happened."""
         if self.connection is not None and self.connection.stalled:
-            self._verdict, self._thrown = CloseReason.STALLED, True
+            self.verdict = CloseReason.STALLED
+            self.reason = self.reason and self.verdict  # it had ended for the source already
+        if self._iteration is not None and self._iteration.thrown:
+            self.reason = self.reason and self.verdict
         if self.reason is None:
-            self._stop(self._verdict or CloseReason.DISCONNECTED)
-        elif self._thrown and self._verdict is not None:
-            self.reason = self._verdict
-        self._settle()
+            self.stop(self.verdict or CloseReason.DISCONNECTED)
+        self.settle()
 
-    def _stop(self, reason: CloseReason) -> None:
-        self.reason = reason
-        self._free()
+    def stop(self, reason: CloseReason) -> None:
+        if self.reason is None:
+            self.reason = reason
+        self.free()
 
-    def _free(self) -> None:
-        if not self._freed:
-            self._freed = True
-            self._backlog = len(self._rest) + self._pump.waiting
-            try:
-                self._pump.stop(self._close)
-            except Exception as error:
-                self._log(error, "%s: closing its source failed", self.reason)
+    def free(self) -> None:
+        if self._freed:
+            return
+        self._freed = True
+        close = self._close
+        try:
+            if self._iteration is not None:
+                self._backlog = self._iteration.waiting
+                self._iteration.stop(close)
+            elif self._pump is not None:
+                self._pump.stop(close)
+            else:
+                if self.connection is not None:
+                    self._backlog = self.connection.waiting
+                close()
+        except Exception as error:
+            self.log_error(error, "%s: closing its source failed", self.reason)
 
-    def _settle(self) -> None:
+    def log_error(self, error: BaseException, says: str, reason: CloseReason | None) -> None:
+        write = partial(log.error, says, self.route, exc_info=error, extra=self.fields(reason))
+        if self._iteration is not None:
+            self._iteration.report(write)
+        else:
+            write()
+
+    def settle(self) -> None:
         """Say how it ended: when the server has come back for more, or has given up."""
         if self._told or self.reason is None:
             return
         self._told = True
-        if self._clock is not None:
-            self._clock.members.discard(self)
-        if self.connection is not None:
-            self.connection.close()
+        if self._ticker is not None:
+            self._ticker.members.discard(self)
+        if self._watcher is not None:
+            self._watcher.close()
         self._tell(self.reason, self._first, self._backlog)
-
-
-def _pump(chunks: Iterator[bytes], *, waits: bool, timed: bool) -> Pump:
-    """The pump for a source. waits: whether the source may wait. timed: whether it is timed."""
-    if waits and cooperative():
-        from .greenlet_pump import GreenletPump
-
-        return GreenletPump(chunks)
-    return ThreadPump(chunks) if waits and timed else InlinePump(chunks)

@@ -31,12 +31,17 @@ class Turns:
         self._since = 0.0  # when the first in this iteration of the loop has asked
         self._timer: Any = None
 
-    def pause(self) -> None:
-        """Go on in a later round if this one has lasted for too long."""
+    @property
+    def is_over(self) -> bool:
+        """Whether the loop has been busy for too long in this round."""
         iteration, now = getattr(self._hub.loop, "iteration", -1), perf_counter()
         if iteration != self._iteration:
             self._iteration, self._since = iteration, now
-        elif now - self._since > MAX_SLICE:
+        return now - self._since > MAX_SLICE
+
+    def pause(self) -> None:
+        """Go on in a later round if this one has lasted for too long."""
+        if self.is_over:
             self.wait()
 
     def wait(self) -> None:

@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any
 from wsgiref.util import is_hop_by_hop
 
 from ..exceptions import StreamAborted
-from ..streaming.environ import CONNECTION, DRAIN
+from ..streaming.connection import Connection
+from ..streaming.environ import CONNECTION
 from ..streaming.pumps import cooperative
-from ..streaming.record import CloseReason, Ending
+from ..streaming.record import Ending
 from ..streaming.stream import Stream
 
 if TYPE_CHECKING:
@@ -57,18 +58,14 @@ class _Report:
         self.ended = self.ended or stream is self.stream
 
 
-class _Connection:
-    """What streams are told of the connection: a break of it is an error that the test sees."""
+class _Connection(Connection):
+    """The connection of a test. A stream that breaks off is an error that the test sees."""
 
-    chunked = headers_sent = stalled = False
-    forwarded = ""
-    send_timeout: float | None = None
+    limits_writes = True
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket | None, drain: _Report) -> None:
         self.sock = sock
-
-    def break_off(self, reason: CloseReason) -> bool:  # noqa: ARG002
-        return False
+        self.drain = drain
 
 
 class Exchange:
@@ -99,11 +96,10 @@ class Exchange:
         self, app: WSGIApplication, environ: WSGIEnvironment
     ) -> tuple[str, list[tuple[str, str]]]:
         """Start the application, and wait for its head."""
-        environ[DRAIN] = self._report
         self._bodiless = environ["REQUEST_METHOD"] == "HEAD"
         if cooperative():
             self._ends = socket.socketpair()
-            environ[CONNECTION] = _Connection(self._ends[0])
+        environ[CONNECTION] = _Connection(self._ends[0] if self._ends else None, self._report)
         run = contextvars.copy_context().run
         self._thread = threading.Thread(
             target=run, args=(self._run, app, environ), name=self._name, daemon=True

@@ -1,0 +1,40 @@
+"""What a stream sends, and what it makes of an exception, when it fails or has to stop."""
+
+from __future__ import annotations
+
+import json
+
+from werkzeug.exceptions import ClientDisconnected
+
+from .. import sse
+
+__all__ = ["FAILED", "FAREWELL", "STOPS", "broken_request"]
+
+FAREWELL = 0.3
+"""Seconds between an ``error`` event and the break: a browser that gets both at once drops the
+event.
+"""
+
+_MESSAGE = "The stream failed."
+
+FAILED = sse.Event(
+    json.dumps(
+        {
+            "type": "error",
+            "error": {"type": "server_error", "message": _MESSAGE},
+            "errorText": _MESSAGE,
+        }
+    ),
+    event="error",
+).encode()
+"""Sent when a source fails. The SDKs of OpenAI, Anthropic and the AI SDK look for its fields."""
+
+STOPS = ("GeneratorExit", "GreenletExit", "KeyboardInterrupt", "SystemExit")
+"""Exceptions that mean "stop", not "the source failed". By name, since gevent is optional."""
+
+
+def broken_request(error: BaseException | None) -> ClientDisconnected | None:
+    """What says that a request's body did not come whole, if `error` was raised from that."""
+    while error is not None and not isinstance(error, ClientDisconnected):
+        error = error.__cause__
+    return error
