@@ -6,6 +6,7 @@ request; what happened to it is noted in $JOURNAL, a line for each thing, in ord
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import sys
@@ -302,10 +303,15 @@ def read(environ: WSGIEnvironment, how: str) -> str:
 ADDRESSES = ("REMOTE_PORT", "SERVER_PORT")
 
 
+def kind(value: object) -> str:
+    """What a value is, where functions and methods are the same."""
+    return "routine" if inspect.isroutine(value) else type(value).__qualname__
+
+
 def echo(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     """What the application sees of the request, but for what differs with each connection."""
     seen = {
-        key: value if isinstance(value, (str, int, tuple)) else type(value).__qualname__
+        key: value if isinstance(value, (str, int, tuple)) else kind(value)
         for key, value in environ.items()
         if key not in ADDRESSES and not key.startswith("vento_wsgi.")
     }

@@ -1182,13 +1182,11 @@ def finish(raw: Raw) -> None:
     assert raw.read_rest() == b""
 
 
-def test_an_application_finds_the_drain_in_its_environ_and_else_what_it_knows(pair: Pair) -> None:
+def test_an_application_finds_the_connection_in_its_environ_and_else_what_it_knows(
+    pair: Pair,
+) -> None:
     stock, ours = (set(get(server.running, "/keys")[1].data.split()) for server in pair)
-    assert ours - stock == {
-        b"vento_wsgi.connection",
-        b"vento_wsgi.drain",
-        b"vento_wsgi.park",
-    }
+    assert ours - stock == {b"vento_wsgi.connection"}
     assert stock <= ours
 
 

@@ -6,7 +6,6 @@ the fast path of request_parser.py takes; the tests compare the two key by key.
 
 from __future__ import annotations
 
-import io
 import os
 from typing import Any
 
@@ -16,7 +15,7 @@ from gunicorn.http import wsgi
 __all__ = ["connection_environ", "worker_environ"]
 
 
-class _Errors(io.RawIOBase):
+class WSGIErrorsWrapper(wsgi.WSGIErrorsWrapper):
     """wsgi.errors of all requests. Each write looks gunicorn's log up, since USR1 reopens it."""
 
     def __init__(self, cfg: Config) -> None:
@@ -29,7 +28,7 @@ class _Errors(io.RawIOBase):
 def worker_environ(cfg: Config) -> dict[str, Any]:
     """The part that all requests of a worker share."""
     environ = dict(wsgi.base_environ(cfg))
-    environ["wsgi.errors"] = _Errors(cfg)
+    environ["wsgi.errors"] = WSGIErrorsWrapper(cfg)
     environ["wsgi.multithread"] = True
     environ["wsgi.url_scheme"] = "https" if cfg.is_ssl else "http"
     environ["SCRIPT_NAME"] = os.environ.get("SCRIPT_NAME", "")

@@ -263,6 +263,11 @@ class _Request(Request):
         unreader.begin_body()
         return rest
 
+    def _parse_fast(self, unreader: Any, buf: bytearray) -> bytes:
+        # the fast path is FastParser's: all that it leaves is for the Python parser
+        rest: bytes = vars(Request)["_parse_python"](self, unreader, buf)
+        return rest
+
     def read_into(self, unreader: Any, buf: bytearray, stop: bool | None = False) -> None:
         super().read_into(unreader, buf, stop)
         if unreader.head is None:

@@ -113,7 +113,7 @@ class WorkerResponse(Writer, Connection, Response):
                         if length is not None or code < 200 or code == 204:
                             return False
                         length = int(value)
-                        line = f"Content-Length: {length}\r\n"
+                        line = f"Content-Length: {value}\r\n"
                     elif (line := _learn(name, value)) is None:
                         return False
                 lines.append(line)

@@ -394,7 +394,7 @@ class StreamWorker(GeventWorker):
             raise StopIteration from None
         finally:
             if self._post_request is not None and not isinstance(sys.exc_info()[1], _Parked):
-                self._answered(response, req, environ or {})
+                self._answered(response, req, {} if response is None else environ)
 
     def _failed(self, error: BaseException, response: Any, req: Any, sock: Any, addr: Any) -> None:
         """Deal with what came out of the application, or out of writing its response."""
