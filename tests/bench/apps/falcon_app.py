@@ -1,6 +1,5 @@
 """Falcon: a resource sets the response's stream."""
 
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,15 +17,6 @@ class Stream:
         response.stream = self.chunks()
 
 
-class File:
-    def on_get(self, _request: Any, response: Any) -> None:
-        response.content_type = "application/octet-stream"
-        file = open(work.FILE, "rb")  # noqa: SIM115
-        response.set_stream(file, os.fstat(file.fileno()).st_size)
-
-
 app = falcon.App()
 app.add_route("/two", Stream(work.two, "text/plain"))
 app.add_route("/tokens", Stream(work.tokens, "text/event-stream"))
-app.add_route("/ticks", Stream(work.ticks, "text/event-stream"))
-app.add_route("/file", File())

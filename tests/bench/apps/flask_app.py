@@ -1,9 +1,14 @@
-"""Flask, as its pattern "Streaming Contents" says."""
+"""Flask, as its documentation ("Streaming Contents") advises."""
 
 from bench.apps import work
 from flask import Flask, Response, send_file
 
 app = Flask(__name__)
+
+
+@app.get("/hello")
+def hello() -> str:
+    return work.HELLO
 
 
 @app.get("/two")
@@ -19,6 +24,11 @@ def tokens() -> Response:
 @app.get("/ticks")
 def ticks() -> Response:
     return Response(work.ticks(), mimetype="text/event-stream")
+
+
+@app.get("/live")
+def live() -> Response:
+    return Response(work.ticks(work.LIVE_PERIOD), mimetype="text/event-stream")
 
 
 @app.get("/rows")
