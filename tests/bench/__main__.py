@@ -114,7 +114,8 @@ def _notes(
     arguments: argparse.Namespace, results: Results, waited: float, shared: bool
 ) -> Iterator[str]:
     yield description()
-    yield f"rounds: {arguments.runs}, one of {', '.join(row.name for row in ROWS if row.once)}"
+    once = ", ".join(row.name for row in ROWS if row.once)
+    yield f"rounds: {arguments.runs} ({once}: 1)"
     if arguments.scale != 1:
         yield f"{arguments.scale:g} of the full amount of work"
     if results.fast:

@@ -217,13 +217,13 @@ CONTENDERS = (
         "falcon",
         "Falcon, gevent",
         _gunicorn(GEVENT, "falcon_app", "falcon"),
-        ("two", "tokens"),
+        ("two",),
     ),
     Contender(
         "bottle",
         "Bottle, gevent",
         _gunicorn(GEVENT, "bottle_app", "bottle"),
-        ("two", "tokens"),
+        ("two",),
     ),
     Contender(
         "granian",

@@ -30,10 +30,10 @@ SETTLE_SECONDS = 1.0
 
 
 def fanout(server: Server, ask: Ask) -> Sample:
-    count, seconds = ask.amount(1000, 20), max(1.0, 4 * ask.scale)
+    count, seconds = ask.amount(1000, 20), max(1.0, 3 * ask.scale)
     with closing(Subscribers(server.port, PATH)) as subscribers:
         subscribers.open(count)
-        subscribers.run(max(0.5, ask.scale))
+        subscribers.run(0.5)
         before = server.settled_cpu_time()
         client, events = subscribers.run(seconds)
         spent = server.settled_cpu_time() - before
@@ -54,7 +54,7 @@ def idle(server: Server, ask: Ask) -> Sample:
 
     All of them have received an event.
     """
-    first, more = ask.amount(1000, 100), ask.amount(4000, 400)
+    first, more = ask.amount(1000, 100), ask.amount(5000, 500)
     with closing(Subscribers(server.port, PATH)) as subscribers:
         before = _memory(server, subscribers, first)
         return {"bytes_each": (_memory(server, subscribers, more) - before) / more}

@@ -11,7 +11,7 @@ from .contenders import CONTENDERS
 from .figures import P99, Figure, Row, Sample
 from .measure import ROWS
 
-__all__ = ["Results"]
+__all__ = ["TARGETS", "Results"]
 
 BASE = "raw"
 MAX_ADDED_MS = 2.0

@@ -11,11 +11,5 @@ def two() -> Iterator[bytes]:
     return work.two()
 
 
-def tokens() -> Iterator[bytes]:
-    bottle.response.content_type = "text/event-stream"
-    return work.tokens()
-
-
 app = bottle.Bottle()
 app.get("/two", callback=two)
-app.get("/tokens", callback=tokens)
