@@ -186,7 +186,7 @@ CONTENDERS = (
         "flask",
         "Flask, gevent",
         _gunicorn(GEVENT, "flask_app", "flask"),
-        ("two", "tokens", "hello", "ticks", "live", "rows", "file"),
+        ("two", "tokens", "hello", "live", "file"),
     ),
     Contender(
         "flask-streamworker",

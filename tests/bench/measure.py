@@ -1,4 +1,4 @@
-"""The rows: what a server is asked for, how much of it, and what it took."""
+"""The rows: the requests to a server, their number, and what they cost."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ ROWS = (
         "two",
         "a whole request with a two-chunk stream",
         CPU,
-        _requests("/two", b"".join(work.two()), 10_000),
+        _requests("/two", b"".join(work.two()), 8_000),
     ),
     Row(
         "tokens",
@@ -119,7 +119,7 @@ ROWS = (
         CPU,
         _requests("/tokens", b"".join(work.tokens()), 1_500),
     ),
-    Row("hello", "a hello world", CPU, _requests("/hello", work.HELLO.encode(), 10_000)),
+    Row("hello", "a hello world", CPU, _requests("/hello", work.HELLO.encode(), 6_000)),
     Row("ticks", "a token every 50 ms, 1,000 streams", CPU, _slow_streams, LATENESS),
     Row("live", "memory of a live generator stream", EACH, _live),
     Row("rows", "a million rows as NDJSON", CPU_MS, _rows),

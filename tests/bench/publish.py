@@ -1,8 +1,9 @@
 """The row `publish`: how fast a broker takes events, and the CPU time of each event.
 
-One worker follows the log and has one subscriber. The publishers are processes on the client's
-core. Events of a memory log stay in their process, so there the publishers are greenlets of the
-worker. The CPU time is that of the publishers and the worker. That of Redis is not counted.
+One worker follows the log, since it has a subscriber; another worker would not. The publishers
+are processes on the client's core. Events of a memory log stay in their process, so there the
+publishers are greenlets of the worker. The CPU time is that of the publishers and the worker; that
+of Redis is not counted.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ END = EVENT[-1:].encode()
 
 def publish(server: Server, ask: Ask) -> Sample:
     """One publisher, then several. The log keeps all these events, so none can be missed."""
-    count = ask.amount(4000, 200)
+    count = MANY * ask.amount(1000, 50)
     with closing(connect(server.port)) as subscriber:
         subscriber.sendall(request("/events", server.port, "Accept: text/event-stream\r\n"))
         receive(subscriber, 4096)

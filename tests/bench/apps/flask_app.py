@@ -21,19 +21,9 @@ def tokens() -> Response:
     return Response(work.tokens(), mimetype="text/event-stream")
 
 
-@app.get("/ticks")
-def ticks() -> Response:
-    return Response(work.ticks(), mimetype="text/event-stream")
-
-
 @app.get("/live")
 def live() -> Response:
     return Response(work.ticks(work.LIVE_PERIOD), mimetype="text/event-stream")
-
-
-@app.get("/rows")
-def rows() -> Response:
-    return Response(work.lines(), mimetype="application/x-ndjson")
 
 
 @app.get("/file")
