@@ -120,9 +120,10 @@ def _notes(
         yield f"{arguments.scale:g} of the full amount of work"
     if results.fast:
         names = [contender.name for contender in CONTENDERS if contender.name in results.fast]
-        yield f"gunicorn's C parser ({FAST}) was loaded by {', '.join(names)}"
+        yield f"the C parser {FAST} was there for stock gunicorn and StreamWorker alike"
+        yield f"it was loaded by {', '.join(names)}"
     else:
-        yield f"gunicorn parsed in Python: {FAST} is not installed or was not used"
+        yield f"stock gunicorn and StreamWorker parsed in Python: {FAST} was not loaded"
     if waited > BUSY:
         yield f"other programs were busy: the client waited for its core {waited:.0%} of the time"
     if any(each.needs_redis for each in CONTENDERS if results.has(each.name)):
