@@ -1,7 +1,7 @@
-"""The client: requests on kept-alive connections, one at a time on each, each response checked.
+"""The client: requests on kept-alive connections, one at a time on each. It checks each response.
 
-A body that is byte for byte, with its framing, one that was found right before is not decoded
-again: the client is to be quicker than the servers.
+A body that equals an earlier, correct one byte for byte, with its framing, is not decoded again.
+The client has to be faster than the servers.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from types import TracebackType
 __all__ = ["Load", "WrongResponse", "connect", "receive", "request", "status_and_headers"]
 
 TIMEOUT = 30.0
-"""Seconds for a response: who takes longer hangs."""
+"""Seconds for a response. A server that takes longer hangs."""
 
 CONNECTIONS = 16
-"""Enough that a server always has a request to go on with, and a client to wake for another."""
+"""Enough that the server always has a request to work on."""
 
 LAST_CHUNK = b"0\r\n\r\n"
 
 
 class WrongResponse(Exception):
-    """A response that is not what was asked for."""
+    """The response is not the expected one."""
 
 
 def connect(port: int) -> socket.socket:
@@ -32,13 +32,13 @@ def connect(port: int) -> socket.socket:
     return sock
 
 
-def request(path: str, port: int, more: str = "") -> bytes:
-    """more: header lines, each with its end."""
-    return f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{more}\r\n".encode()
+def request(path: str, port: int, more: str = "", method: str = "GET") -> bytes:
+    """A request without a body. more: header lines, each with its line end."""
+    return f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{more}\r\n".encode()
 
 
 def status_and_headers(head: bytes) -> tuple[str, dict[str, str]]:
-    """A head without its empty line. Raises WrongResponse."""
+    """Parse a response head without its empty line. Raises WrongResponse."""
     first, *lines = head.decode("latin-1").split("\r\n")
     protocol, _, status = first.partition(" ")
     if protocol != "HTTP/1.1":
@@ -48,7 +48,7 @@ def status_and_headers(head: bytes) -> tuple[str, dict[str, str]]:
 
 
 def receive(sock: socket.socket, limit: int) -> bytes:
-    """Some bytes, `limit` at most. Raises WrongResponse at the end of the connection."""
+    """At most `limit` bytes. Raises WrongResponse if the connection was closed."""
     received = sock.recv(limit)
     if not received:
         raise WrongResponse("the connection was closed")
@@ -56,16 +56,16 @@ def receive(sock: socket.socket, limit: int) -> bytes:
 
 
 class _Connection:
-    """One connection. A response is kept as it comes until it is whole."""
+    """One connection. It buffers a response until it is complete."""
 
     def __init__(self, port: int) -> None:
         self.sock = connect(port)
         self._data = bytearray()
-        self._body = 0  # where it begins, once the head is there
+        self._body = 0  # where the body begins; 0 until the head is complete
         self._length: int | None = None
 
     def receive(self) -> bytes | None:
-        """A whole body in its framing, or None while there is more to come."""
+        """A complete body with its framing, or None while it is incomplete."""
         self._data += receive(self.sock, 65536)
         if not self._body and not self._head():
             return None
@@ -113,15 +113,12 @@ def _dechunked(body: bytes) -> bytes:
         if not size:
             break
     if at != len(body):
-        raise WrongResponse("something comes after the last chunk")
+        raise WrongResponse("there are bytes after the last chunk")
     return b"".join(pieces)
 
 
 class Load:
-    """Connections that ask for `path` again and again.
-
-    right: whether a body is what it should be.
-    """
+    """Connections that request `path` again and again. right: checks a decoded body."""
 
     def __init__(
         self,
@@ -141,7 +138,7 @@ class Load:
             self._epoll.register(connection.sock, select.EPOLLIN)
 
     def run(self, count: int) -> None:
-        """Get `count` responses. Raises WrongResponse."""
+        """Receive `count` responses. Raises WrongResponse."""
         first = list(self._connections.values())[:count]
         for connection in first:
             connection.sock.sendall(self._request)

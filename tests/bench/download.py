@@ -1,4 +1,4 @@
-"""Downloads: the kernel discards all of a file but its two ends, which are checked."""
+"""Downloads. Both ends of the file are checked; the kernel discards the bytes in between."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ DISCARD = 1 << 20
 
 
 def download(sock: socket.socket, port: int, path: str, size: int, mark: bytes) -> None:
-    """Get a file that begins and ends with `mark`, of `size` bytes, some 100 KB or more.
+    """Receive a file of `size` bytes that begins and ends with `mark`.
 
-    Raises WrongResponse.
+    The size has to be above the 64 KB of the first read. Raises WrongResponse.
     """
     sock.sendall(request(path, port))
     data = b""
@@ -27,16 +27,16 @@ def download(sock: socket.socket, port: int, path: str, size: int, mark: bytes) 
     while len(body) < len(mark):
         body += receive(sock, len(mark))
     if not body.startswith(mark):
-        raise WrongResponse("the file begins otherwise")
+        raise WrongResponse("the file begins with other bytes")
     left = size - len(body)
     buffer = bytearray(DISCARD)
     while left > len(mark):
         taken = sock.recv_into(buffer, min(left - len(mark), DISCARD), socket.MSG_TRUNC)
         if not taken:
-            raise WrongResponse(f"the file ends {left} bytes short")
+            raise WrongResponse(f"the last {left} bytes are missing")
         left -= taken
     end = b""
     while len(end) < left:
         end += receive(sock, left - len(end))
     if end != mark:
-        raise WrongResponse("the file ends otherwise")
+        raise WrongResponse("the file ends with other bytes")

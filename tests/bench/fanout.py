@@ -1,4 +1,4 @@
-"""Events to many subscribers: what an event takes, and what a subscriber that waits takes."""
+"""Events to many subscribers: the CPU time of an event, and the memory of a waiting subscriber."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ MANY = (
     Figure("subscribers", "subscribers", "", 1, 0),
     EACH,
     Figure("cpu_seconds", "CPU of one event to all", "ms", 1e3, 0),
-    Figure("seconds", "until the last has it", "ms", 1e3, 0),
+    Figure("seconds", "until the last one has it", "ms", 1e3, 0),
 )
 
 PATH = "/events"
 SETTLE_SECONDS = 1.0
-"""After which a server has put away what it needed to take its subscribers in."""
+"""Time for a server to free what it needed to accept its subscribers."""
 
 
 def fanout(server: Server, ask: Ask) -> Sample:
-    count, seconds = ask.amount(1000, 20), max(1.0, 5 * ask.scale)
+    count, seconds = ask.amount(1000, 20), max(1.0, 3 * ask.scale)
     with closing(Subscribers(server.port, PATH)) as subscribers:
         subscribers.open(count)
-        subscribers.run(max(0.5, ask.scale))
+        subscribers.run(0.5)
         before = server.settled_cpu_time()
         client, events = subscribers.run(seconds)
         spent = server.settled_cpu_time() - before
         lateness = list(subscribers.lateness)
     due = seconds / work.PERIOD
     if events < due / 20:
-        raise WrongResponse(f"{events} events came of {due:.0f}")
+        raise WrongResponse(f"{events} events were published of {due:.0f}")
     return {
         "cpu_seconds": spent / (events * count),
         **late(lateness),
@@ -50,9 +50,9 @@ def fanout(server: Server, ask: Ask) -> Sample:
 
 
 def idle(server: Server, ask: Ask) -> Sample:
-    """What each of several thousand takes beyond the first ones, for which the server grows once.
+    """The memory of each subscriber after the first ones, for which the server grows once.
 
-    All of them have had an event.
+    All of them have received an event.
     """
     first, more = ask.amount(1000, 100), ask.amount(5000, 500)
     with closing(Subscribers(server.port, PATH)) as subscribers:
@@ -66,7 +66,7 @@ def many(server: Server, ask: Ask) -> Sample:
     with closing(Subscribers(server.port, PATH)) as subscribers:
         memory = _memory(server, subscribers, count)
         before = server.settled_cpu_time()
-        seconds = subscribers.tell()
+        seconds = subscribers.publish()
         spent = server.settled_cpu_time() - before
     return {
         "bytes": memory,

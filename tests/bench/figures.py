@@ -1,4 +1,4 @@
-"""Rows and their figures: what is measured, and how it is shown."""
+"""Rows and figures: what is measured, and how it is shown."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .server import Server
 __all__ = ["CPU", "LATENESS", "P99", "Ask", "Figure", "Row", "Sample", "late"]
 
 Sample = dict[str, float]
-"""What one measurement found: each figure of its row by its name, in SI units or bytes."""
+"""The result of one measurement: the figures of its row by name, in SI units or bytes."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """What a row may ask for. scale: of the full amount. file: what is sent of it."""
+    """How much a row measures. scale: a factor of the full amount. file: the file to send."""
 
     scale: float
     file: Path
@@ -27,9 +27,9 @@ class Ask:
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure of a sample. It is shown in `unit`, of which 1 (second, byte, …) has `factor`.
+    """One figure of a sample. It is shown in `unit`; factor: units in 1 second, byte and so on.
 
-    more: whether it is also of interest how much more it is than that of raw WSGI.
+    more: whether the difference to raw WSGI is also shown.
     """
 
     name: str
@@ -52,12 +52,13 @@ LATENESS = (
     Figure("came", "came", "%", 100, 0),
     Figure("client", "client's core", "%", 100, 0),
 )
-"""How late pieces were; the part of those due that came, a server at its limit makes fewer; the
-part of a core that the client took: near 1 it is the client that is late."""
+"""How late the tokens or events were; the part of the expected ones that arrived (a server at its
+limit makes fewer); and the part of a core that the client took (near 1 the client is the late one).
+"""
 
 
 def late(seconds: list[float]) -> Sample:
-    """The figures of lateness that follow from how late each piece was."""
+    """The percentiles of how late each token or event was."""
     seconds.sort()
     count = len(seconds)
     return {"p50_seconds": seconds[count // 2], "p99_seconds": seconds[count * 99 // 100]}
@@ -65,9 +66,9 @@ def late(seconds: list[float]) -> Sample:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table. main: what is compared. more: what is shown beside it.
+    """One row of the table. main: the figure that is compared. more: figures shown beside it.
 
-    once: whether the first round is enough.
+    once: measured in the first round only, for figures that do not vary.
     """
 
     name: str

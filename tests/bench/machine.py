@@ -1,4 +1,4 @@
-"""The machine: which core is whose, and whether others were at work on it."""
+"""The machine: the cores for the server and the client, and whether other programs were busy."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from pathlib import Path
 __all__ = ["BUSY", "Waiting", "cores", "description", "most_connections", "settle"]
 
 BUSY = 0.05
-"""On an idle machine the client waits for its core for a hundredth of the time or less."""
+"""On an idle machine the client waits for its core for at most 1% of the time."""
 
 DESCRIPTORS = 1 << 18
-"""Of a process: for 100,000 connections, and for servers that have two for each."""
+"""For a process: 100,000 connections, with room for servers that use two for each."""
 
 OTHER_DESCRIPTORS = 200
 CONNECTION_BYTES = 16 * 1024
-"""Of a connection: both ends in the kernel, the client's part and a thrifty server's."""
+"""Memory of a connection: both ends in the kernel, the client's state and a small server's."""
 
 
 def cores() -> tuple[int, int]:
-    """The core of the server and that of the client; one and the same where there is one."""
+    """The server's core and the client's core. With one core they are the same."""
     allowed = sorted(os.sched_getaffinity(0))
     return allowed[-1], allowed[0]
 
 
 def settle(core: int) -> None:
-    """Keep this process on `core`, and have as many descriptors as may be; so will servers."""
+    """Pin this process to `core` and raise its limit of descriptors, also for the servers."""
     os.sched_setaffinity(0, {core})
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     for most in (max(hard, DESCRIPTORS), hard):
-        with suppress(OSError, ValueError):  # only the privileged raise the hard limit
+        with suppress(OSError, ValueError):  # only root may raise the hard limit
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
             return
 
 
 def most_connections() -> int:
-    """How many connections this process and one server may have, by descriptors and memory."""
+    """How many connections the descriptors and the memory allow this process and one server."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     (available,) = (int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -55,18 +55,18 @@ def description() -> str:
 
 
 class Waiting:
-    """How long this process, which is to be alone on its core, waits for it all the same."""
+    """How long this process waits for its core, which it should have for itself."""
 
     def __init__(self) -> None:
         self._before = self._times()
 
     def part(self) -> float:
-        """Of the time in which it wanted to run, since this was made."""
+        """Waiting time as a part of the time in which the process could have run."""
         ran, waited = (now - before for now, before in zip(self._times(), self._before))
         return waited / (ran + waited)
 
     @staticmethod
     def _times() -> tuple[int, int]:
-        # proc(5): nanoseconds on the core, nanoseconds on its run queue, time slices
+        # proc(5): nanoseconds on the core, nanoseconds in the run queue, time slices
         ran, waited, _ = Path("/proc/self/schedstat").read_text().split()
         return int(ran), int(waited)

@@ -1,4 +1,4 @@
-"""The rows: what is asked of a server, how much of it, and what it took."""
+"""The rows: the requests to a server, their number, and what they cost."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from .client import Load, WrongResponse, connect
 from .download import download
 from .fanout import EACH, MANY, fanout, idle, many
 from .figures import CPU, LATENESS, Ask, Figure, Row, Sample, late
+from .publish import PUBLISH, publish
 from .server import Server
 from .ticks import Ticks
 
@@ -21,7 +22,7 @@ FILE_SIZE = 1 << 30
 MILLION = 1_000_000
 CPU_MS = Figure("cpu_seconds", "CPU", "ms", 1e3)
 MARK = b"vento_wsgi bench"
-"""Stands at both ends of the file, so that a client that discards the rest knows it."""
+"""Both ends of the file. A client that discards the rest recognises the file by them."""
 
 
 def make_file(path: Path, scale: float) -> None:
@@ -34,15 +35,16 @@ def make_file(path: Path, scale: float) -> None:
         file.write(MARK)
 
 
-def _without_comments(body: bytes) -> bytes:
-    blocks = body.split(b"\n\n")
-    return b"\n\n".join(block for block in blocks if not block.startswith(b":"))
+def _content(body: bytes) -> bytes:
+    """A body without the comments and the retry lines that a server may add to an event stream."""
+    lines = body.splitlines(keepends=True)
+    return b"".join(line for line in lines if not line.startswith((b":", b"retry:")))
 
 
 def _requests(path: str, body: bytes, full: int) -> Callable[[Server, Ask], Sample]:
     def measure(server: Server, ask: Ask) -> Sample:
         count = ask.amount(full, 50)
-        with Load(server.port, path, lambda found: _without_comments(found) == body) as load:
+        with Load(server.port, path, lambda found: _content(found) == body) as load:
             load.run(count // 4)
             before = server.settled_cpu_time()
             load.run(count)
@@ -53,7 +55,7 @@ def _requests(path: str, body: bytes, full: int) -> Callable[[Server, Ask], Samp
 
 def _rows(server: Server, ask: Ask) -> Sample:
     body = "".join(work.lines()).encode()
-    count = ask.amount(MILLION // work.ROWS, 1)
+    count = ask.amount(MILLION // 2 // work.ROWS, 1)
     with Load(server.port, "/rows", lambda found: found == body, connections=1) as load:
         before = server.settled_cpu_time()
         load.run(count)
@@ -62,15 +64,16 @@ def _rows(server: Server, ask: Ask) -> Sample:
 
 
 def _slow_streams(server: Server, ask: Ask) -> Sample:
-    count, seconds = ask.amount(1000, 20), max(1.0, 5 * ask.scale)
-    with closing(Ticks(server.port, "/ticks", count)) as ticks:
+    count, seconds = ask.amount(1000, 20), max(1.0, 3 * ask.scale)
+    with closing(Ticks(server.port, "/ticks")) as ticks:
+        ticks.open(count)
         before = server.cpu_time()
         client = ticks.run(seconds)
         spent = server.cpu_time() - before
         lateness = list(ticks.lateness)
     tokens, due = len(lateness), count * seconds / work.PERIOD
     if tokens < due / 4:
-        raise WrongResponse(f"{tokens} tokens came of {due:.0f}")
+        raise WrongResponse(f"{tokens} tokens arrived of {due:.0f}")
     return {
         "cpu_seconds": spent / tokens,
         **late(lateness),
@@ -79,15 +82,28 @@ def _slow_streams(server: Server, ask: Ask) -> Sample:
     }
 
 
+def _live(server: Server, ask: Ask) -> Sample:
+    """The memory of each stream after the first ones, for which the server grows once.
+
+    Each of them has waited and sent a token at least once.
+    """
+    with closing(Ticks(server.port, "/live")) as streams:
+        streams.open(ask.amount(200, 50))
+        streams.run(work.LIVE_PERIOD)
+        before, more = server.memory(), ask.amount(1000, 100)
+        streams.open(more)
+        streams.run(work.LIVE_PERIOD)
+        return {"bytes_each": (server.memory() - before) / more}
+
+
 def _files(server: Server, ask: Ask) -> Sample:
-    size, times = ask.file.stat().st_size, 2
+    size = ask.file.stat().st_size
     with connect(server.port) as sock:
         download(sock, server.port, "/file", size, MARK)
         before = server.settled_cpu_time()
-        for _ in range(times):
-            download(sock, server.port, "/file", size, MARK)
+        download(sock, server.port, "/file", size, MARK)
         spent = server.settled_cpu_time() - before
-    return {"cpu_seconds": spent * FILE_SIZE / size / times}
+    return {"cpu_seconds": spent * FILE_SIZE / size}
 
 
 ROWS = (
@@ -95,18 +111,21 @@ ROWS = (
         "two",
         "a whole request with a two-chunk stream",
         CPU,
-        _requests("/two", b"".join(work.two()), 10_000),
+        _requests("/two", b"".join(work.two()), 8_000),
     ),
     Row(
         "tokens",
         "200 tokens that are ready",
         CPU,
-        _requests("/tokens", b"".join(work.tokens()), 2_000),
+        _requests("/tokens", b"".join(work.tokens()), 1_500),
     ),
+    Row("hello", "a hello world", CPU, _requests("/hello", work.HELLO.encode(), 6_000)),
     Row("ticks", "a token every 50 ms, 1,000 streams", CPU, _slow_streams, LATENESS),
+    Row("live", "memory of a live generator stream", EACH, _live),
     Row("rows", "a million rows as NDJSON", CPU_MS, _rows),
     Row("file", "a 1 GiB file", CPU_MS, _files),
     Row("fanout", "an event to 1,000 subscribers, 20 a second", CPU, fanout, LATENESS),
     Row("idle", "memory of an idle subscriber", EACH, idle),
+    Row("publish", "an event from one publisher", CPU, publish, PUBLISH),
     Row("many", "memory with 100,000 idle subscribers", MANY[0], many, MANY[1:], once=True),
 )

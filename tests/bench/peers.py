@@ -1,4 +1,4 @@
-"""Peers: who is compared, installed where it is missing, and in which version."""
+"""Peers: installs the programs and packages of the contenders, and knows their versions."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["Peers"]
+__all__ = ["FAST", "Peers"]
 
 SHARED = ("gunicorn", "gevent", "greenlet", "werkzeug")
-"""One interpreter serves every application in Python, with the versions that the project has."""
+"""One interpreter runs all Python applications, with the project's versions of these packages."""
+
+FAST = "gunicorn_h1c"
+"""gunicorn's C parser. It is shared too if the project has it: `http_parser = auto` takes it, in
+stock gunicorn as in StreamWorker, so that the comparison is fair."""
 
 NGINX_PACKAGES = ("nginx-light", "nginx")
 NCHAN_MODULE = "usr/lib/nginx/modules/ngx_nchan_module.so"
@@ -29,7 +34,7 @@ print(json.dumps({d.metadata["Name"].lower(): d.version for d in distributions()
 class Peers:
     """The programs and the Python packages of the contenders.
 
-    home: the folder that what is installed goes to. versions: of all that is there.
+    home: the folder to install into. versions: the version of each, by name.
     """
 
     def __init__(self, home: Path) -> None:
@@ -42,32 +47,32 @@ class Peers:
         self.redis = _found("redis-server", home / "redis" / "usr" / "bin" / "redis-server")
 
     def need_python(self, packages: tuple[str, ...]) -> None:
-        """Have `packages` beside what all share. Raises RuntimeError if they cannot be had."""
+        """Install `packages` and the shared ones. Raises RuntimeError if that fails."""
         if not self.python.exists():
             _run(sys.executable, "-m", "venv", str(self.python.parent.parent))
-        pins = {name: metadata.version(name) for name in SHARED}
+        pins = _pins()
         there = self._packages()
         missing = [name for name in packages if name not in there]
         if missing or any(there.get(name) != pin for name, pin in pins.items()):
             held = [f"{name}=={pin}" for name, pin in pins.items()]
-            held.append(f"gunicorn[gevent]=={pins['gunicorn']}")  # for what else its worker imports
+            held.append(f"gunicorn[gevent]=={pins['gunicorn']}")  # other imports of its worker
             options = ("--quiet", "--disable-pip-version-check")
             _run(str(self.python), "-m", "pip", "install", *options, *held, *missing)
             there = self._packages()
-        self.versions |= {name: there[name] for name in (*SHARED, *packages)}
+        self.versions |= {name: there[name] for name in (*pins, *packages)}
 
     def _packages(self) -> dict[str, str]:
         found: dict[str, str] = json.loads(_run(str(self.python), "-c", VERSIONS))
         return found
 
     def need_node(self) -> None:
-        """Find the system's Node. Raises RuntimeError if there is none."""
+        """Find Node on the PATH. Raises RuntimeError if it is missing."""
         if shutil.which("node") is None:
-            raise RuntimeError("there is no node on the PATH")
+            raise RuntimeError("node is not on the PATH")
         self.versions["node"] = _run("node", "--version").removeprefix("v")
 
     def need_bun(self) -> None:
-        """Have Bun, from npm. Raises RuntimeError if it cannot be had."""
+        """Install Bun from npm. Raises RuntimeError if that fails."""
         if not self.bun.exists():
             folder = self._home / "node"
             folder.mkdir(parents=True, exist_ok=True)
@@ -76,14 +81,14 @@ class Peers:
         self.versions["bun"] = _run(str(self.bun), "--version")
 
     def need_nginx(self) -> None:
-        """Have nginx: the system's, else Debian's, unpacked. Raises RuntimeError."""
+        """Find nginx, or unpack Debian's package. Raises RuntimeError if that fails."""
         if not self.nginx.exists():
             _unpack(self._home / "nginx", *NGINX_PACKAGES)
-        # it says its version on stderr
+        # the version goes to stderr
         self.versions["nginx"] = _run(str(self.nginx), "-v", both=True).rpartition("/")[2]
 
     def need_nchan(self) -> None:
-        """Have nginx and Debian's nchan, unpacked; only Debian's nginx can load it."""
+        """Find nginx and unpack Debian's nchan, which only Debian's nginx can load."""
         self.need_nginx()
         folder = self._home / "nchan"
         if not self.nchan.exists():
@@ -93,7 +98,7 @@ class Peers:
             self.versions["nchan"] = version.rpartition(":")[2]
 
     def need_redis(self) -> None:
-        """Have redis-server: the system's, else Debian's, unpacked. Raises RuntimeError."""
+        """Find redis-server, or unpack Debian's packages. Raises RuntimeError if that fails."""
         if not self.redis.exists():
             _unpack(self._home / "redis", *REDIS_PACKAGES)
         said = _run(str(self.redis), "--version", environ=self.redis_environ)
@@ -101,21 +106,28 @@ class Peers:
 
     @property
     def redis_environ(self) -> dict[str, str]:
-        """Its libraries, where it is unpacked."""
+        """The environment with the unpacked libraries of Redis."""
         libraries = (self._home / "redis" / "usr" / "lib").glob("*-linux-gnu*")
         return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries))}
 
     def need_compiler(self) -> None:
-        """Find the system's C compiler. Raises RuntimeError if there is none."""
+        """Find cc on the PATH. Raises RuntimeError if it is missing."""
         if shutil.which("cc") is None:
-            raise RuntimeError("there is no C compiler, cc, on the PATH: apt-get install gcc")
+            raise RuntimeError("cc, the C compiler, is not on the PATH: apt-get install gcc")
         self.versions["cc"] = _run("cc", "-dumpfullversion")
 
     def compiled(self, source: Path, folder: Path) -> Path:
-        """The program of a file of C, in `folder`. Raises RuntimeError."""
+        """Compile a C file into `folder`; the program. Raises RuntimeError if that fails."""
         program = folder / source.stem
         _run("cc", "-O2", "-Wall", "-Werror", "-o", str(program), str(source))
         return program
+
+
+def _pins() -> dict[str, str]:
+    pins = {name: metadata.version(name) for name in SHARED}
+    with suppress(metadata.PackageNotFoundError):
+        pins[FAST] = metadata.version(FAST)
+    return pins
 
 
 def _found(name: str, otherwise: Path) -> Path:
@@ -125,7 +137,7 @@ def _found(name: str, otherwise: Path) -> Path:
 
 
 def _unpack(folder: Path, *packages: str) -> None:
-    """Unpack what Debian has into `folder`. Raises RuntimeError."""
+    """Unpack Debian packages into `folder`. Raises RuntimeError if that fails."""
     folder.mkdir(parents=True, exist_ok=True)
     _run("apt-get", "-qq", "download", *packages, folder=folder)
     for package in folder.glob("*.deb"):
@@ -138,7 +150,10 @@ def _run(
     both: bool = False,
     environ: dict[str, str] | None = None,
 ) -> str:
-    """What the command writes. Raises RuntimeError with its last words if it fails."""
+    """Run a command; its output. Raises RuntimeError with its last line if it fails.
+
+    both: stderr is part of the output.
+    """
     try:
         done = subprocess.run(
             command, cwd=folder, env=environ, capture_output=True, text=True, timeout=900

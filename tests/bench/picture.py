@@ -1,4 +1,4 @@
-"""The picture: bars of each contender's ratio to raw, a panel for each row."""
+"""The picture: one panel for each row, with a bar for each contender's ratio to raw."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TITLE = "CPU time, or memory, of the server, as a ratio to raw WSGI; less is bet
 WIDTH, MARGIN = 860, 28
 HEAD, LINE, PANEL, FOOT, NOTE = 76, 24, 62, 24, 16
 BARS, RATIOS, FIGURES, LATE = 262, 620, 714, 832
-"""Where the bars begin, and where the columns of figures right of them end."""
+"""Where the bars begin, and where the columns of figures to their right end."""
 LONGEST = 302
 NOTE_CHARACTERS = 120
 
@@ -39,7 +39,7 @@ rect.ours { fill: var(--ours) }
 
 
 def picture(results: Results, footnote: str) -> str:
-    """An SVG, for a page of either colour scheme."""
+    """An SVG for light and dark pages."""
     panels, top = [], float(HEAD)
     for row in results.rows:
         if results.ratio(row, "raw") is not None:
@@ -73,7 +73,7 @@ def _panel(results: Results, row: Row, y: float) -> list[str]:
         parts.append(_text("soft right", LATE, y + 16, "p99 to raw"))
     for at, (name, ratio) in enumerate(sorted(ratios.items(), key=lambda pair: pair[1])):
         middle = top + LINE * (at + 0.5)
-        ours = " ours" if name.startswith("ours") else ""
+        ours = " ours" if name.startswith("ours") or name.endswith("-streamworker") else ""
         shape = f'width="{max(2.0, LONGEST * ratio / longest):.1f}" height="15" rx="3"'
         figure = f"{row.main.show(results.main(row, name))} {row.main.unit}"
         parts += [

@@ -1,4 +1,4 @@
-"""Redis: one of its own for a contender, that lasts as long as it."""
+"""A Redis server for one contender, while that runs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ START_SECONDS = 10.0
 
 @contextmanager
 def redis(peers: Peers, port: int, folder: Path) -> Iterator[None]:
-    """Run Redis, with the settings that it has by itself, while the block runs.
+    """Run Redis with its default settings while the block runs.
 
-    It runs on the client's core, and its CPU time is counted to nobody. Raises RuntimeError.
+    It runs on the client's core, and its CPU time is not counted. Raises RuntimeError if it
+    does not start.
     """
     log = folder / "redis.log"
     with log.open("wb") as output:
@@ -39,7 +40,7 @@ def redis(peers: Peers, port: int, folder: Path) -> Iterator[None]:
         _await_answer(process, port, log)
         yield
     finally:
-        process.kill()  # what it keeps is not wanted
+        process.kill()
         process.wait()
 
 
@@ -51,5 +52,5 @@ def _await_answer(process: subprocess.Popen[bytes], port: int, log: Path) -> Non
             if sock.recv(64).startswith(b"+PONG"):
                 return
         time.sleep(0.02)
-    lines = log.read_text("utf-8", "replace").strip().splitlines() or ["it says nothing"]
+    lines = log.read_text("utf-8", "replace").strip().splitlines() or ["it writes nothing"]
     raise RuntimeError(f"Redis does not answer: {lines[-1]}")

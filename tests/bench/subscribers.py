@@ -1,9 +1,9 @@
-"""Subscribers: one event goes to all of them, many times a second.
+"""Many subscribers that all receive the same events, many times a second.
 
-An event ends with a byte that is nowhere else in a stream, so that counting events is counting
-bytes, wherever a read cuts them: the client has a few microseconds for each. Some subscribers,
-evenly spread, are looked at more closely: the number of each event, and how late it came. It
-tells the time.monotonic() at which it was published.
+An event ends with a byte that occurs nowhere else in the stream. So events are counted by
+counting bytes, wherever a read cuts them: the client has only a few microseconds for each event.
+A sample of the subscribers is checked in full: the number of each event, and how late it came.
+An event holds the time.monotonic() at which it was published.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ __all__ = ["Subscribers"]
 
 END = b"~"
 EVENT = re.compile(rb"(\d+) (\d+\.\d+)~")
-LOOKED_AT = 100
+CHECKED = 100
 WINDOW = 50
-"""Subscribers that are on their way at a time: a wave of them makes a server grow by more than
-what they take when they are there, and who comes later finds that room."""
+"""Subscribers that connect at the same time. A larger wave would make the server grow by more than
+the subscribers need later, and the ones that come next would use that memory."""
 
 NUDGE_SECONDS = 0.2
-"""Silence after which an event is published: some servers send nothing before the first one."""
+"""An event is published after this much silence: some servers send nothing before the first."""
 
 QUIET_SECONDS = 0.1
 SOURCE_PORTS = 20_000
-"""Connections from one address: of the ports there, Linux gives some 28,000."""
+"""Connections from one source address. Linux uses about 28,000 ports of an address."""
 
 NO_PORT_YET = getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24)
 RESET = struct.pack("ii", 1, 0)
-"""For SO_LINGER: closing leaves no connection behind that holds its port for a minute."""
+"""For SO_LINGER: a closed connection does not keep its port for a minute (TIME_WAIT)."""
 
 
 class _Publisher:
-    """A connection that publishes, one event at a time. number: of the next one."""
+    """A connection that publishes one event at a time. number: the number of the next event."""
 
     def __init__(self, port: int, epoll: select.epoll) -> None:
         self.number = 0
@@ -71,11 +71,11 @@ class _Publisher:
         if not data:
             if self.waiting:
                 raise WrongResponse("the publisher's connection was closed")
-            self.close()  # Node ends what has been idle for 5 s
+            self.close()  # Node closes a connection that is idle for 5 s
             self._connect()
         if data.startswith(b"HTTP/"):
             if not data.startswith(b"HTTP/1.1 2"):
-                raise WrongResponse(f"the publisher was answered {data[:40]!r}")
+                raise WrongResponse(f"the publisher's response is {data[:40]!r}")
             self.waiting = False
 
     def close(self) -> None:
@@ -83,10 +83,10 @@ class _Publisher:
 
 
 class Subscribers:
-    """Streams of `path`, and who publishes to them.
+    """Streams of `path`, and a publisher for them.
 
-    lateness: of the events since the last run() began, in seconds, at those who are looked at.
-    Every method raises WrongResponse where a subscriber misses an event, or has one twice.
+    lateness: seconds, of the events since the last run() began, at the checked subscribers.
+    Every method raises WrongResponse if a subscriber misses an event or receives one twice.
     """
 
     def __init__(self, port: int, path: str) -> None:
@@ -95,24 +95,26 @@ class Subscribers:
         self._open = ExitStack()
         self._epoll = self._open.enter_context(select.epoll())
         self._publisher = self._open.enter_context(closing(_Publisher(port, self._epoll)))
-        self._events: dict[int, int] = {}  # of each descriptor that has begun
-        self._looked_at: dict[int, tuple[int, bytes]] = {}  # its next number, what is not whole
+        # by descriptor: the events that a stream has received, if it has begun
+        self._events: dict[int, int] = {}
+        # by descriptor of a checked stream: the number of its next event, an incomplete event
+        self._checked: dict[int, tuple[int, bytes]] = {}
         self._count = self._received = 0
         self.lateness = array("d")
 
     def open(self, more: int) -> None:
-        """Have so many subscribers more, and tell all of them one event."""
-        step = max(1, more // LOOKED_AT)
+        """Open so many more streams, then publish one event to all."""
+        step = max(1, more // CHECKED)
         for number in range(more):
             sock = self._open.enter_context(self._connect())
             if number % step == 0:
-                self._looked_at[sock.fileno()] = -1, b""
+                self._checked[sock.fileno()] = -1, b""
             if number % WINDOW == WINDOW - 1:
                 self._begin()
         self._begin()
         while self._read(QUIET_SECONDS):
             pass
-        self.tell()
+        self.publish()
 
     def _connect(self) -> socket.socket:
         sock = socket.socket()
@@ -133,15 +135,15 @@ class Subscribers:
             if time.monotonic() > give_up:
                 raise WrongResponse(f"{self._count - len(self._events)} streams have not begun")
 
-    def tell(self) -> float:
-        """Publish one event; seconds until all had it."""
+    def publish(self) -> float:
+        """Publish one event; the seconds until every subscriber has it."""
         before, begun = self._events.copy(), time.monotonic()
         self._await(lambda: not self._publisher.waiting)
         self._publisher.publish()
         return self._finish(before, 1) - begun
 
     def run(self, seconds: float) -> tuple[float, int]:
-        """Publish for so long. The part of a core that the client took; how many events."""
+        """Publish for so long; the part of a core that the client took, and how many events."""
         self.lateness = array("d")
         before, first = self._events.copy(), self._publisher.number
         begun, busy = time.monotonic(), time.process_time()
@@ -160,7 +162,7 @@ class Subscribers:
         self._open.close()
 
     def _finish(self, before: dict[int, int], events: int) -> float:
-        """Read until each has `events` more than `before`; when the last one came."""
+        """Read until each has `events` more than `before`; the time when the last one came."""
         due = sum(before.values()) + events * self._count
         self._await(lambda: self._received >= due)
         ended = time.monotonic()
@@ -172,12 +174,12 @@ class Subscribers:
     def _await(self, done: Callable[[], bool]) -> None:
         while not done():
             if not self._read(TIMEOUT):
-                raise WrongResponse(f"nothing came for {TIMEOUT:g} s, and events are missing")
+                raise WrongResponse(f"events are missing, and nothing came for {TIMEOUT:g} s")
 
     def _read(self, timeout: float) -> int:
-        """Read what there is, waiting so many seconds for it; how many descriptors had some."""
+        """Read what arrives within `timeout` seconds; the number of descriptors that had data."""
         ready = self._epoll.poll(timeout)
-        events, looked_at, publisher = self._events, self._looked_at, self._publisher.sock.fileno()
+        events, checked, publisher = self._events, self._checked, self._publisher.sock.fileno()
         for descriptor, _ in ready:
             if descriptor == publisher:
                 self._publisher.read()
@@ -193,12 +195,12 @@ class Subscribers:
             came = data.count(END)
             events[descriptor] = count + came
             self._received += came
-            if descriptor in looked_at:
-                self._look(descriptor, data, time.monotonic())
+            if descriptor in checked:
+                self._check(descriptor, data, time.monotonic())
         return len(ready)
 
-    def _look(self, descriptor: int, data: bytes, now: float) -> None:
-        due, rest = self._looked_at[descriptor]
+    def _check(self, descriptor: int, data: bytes, now: float) -> None:
+        due, rest = self._checked[descriptor]
         data = rest + data
         at = 0
         for event in EVENT.finditer(data):
@@ -208,4 +210,4 @@ class Subscribers:
             due = number + 1
             at = event.end()
             self.lateness.append(now - float(event[2]))
-        self._looked_at[descriptor] = due, data[at:]
+        self._checked[descriptor] = due, data[at:]

@@ -1,7 +1,7 @@
-"""Many slow streams at once: how late their tokens are.
+"""Many slow streams at once, and how late their tokens are.
 
-Each token tells the time.monotonic() at which it was made; the clock is one for all processes
-of a machine, so the client knows how long the token took to reach it.
+Each token holds the time.monotonic() at which it was made. All processes of a machine share this
+clock, so the client knows how long the token took to arrive.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from .client import WrongResponse, connect, request, status_and_headers
 __all__ = ["Ticks"]
 
 SPACING = 0.00105
-"""Seconds between two connects: some 1,000 streams then tick evenly within the period."""
+"""Seconds between two connects, so that the tokens of 1,000 streams spread over the period."""
 
 SETTLE_SECONDS = 0.5
 TOKEN = re.compile(rb"data: (\d+) (\d+\.\d+)\n\n")
 
 
 class _Stream:
-    """What is known of one stream. next: the number of its next token."""
+    """The client's state of one stream. next: the number of its next token."""
 
     __slots__ = ("next", "rest", "sock")
 
@@ -59,17 +59,22 @@ class _Stream:
 
 
 class Ticks:
-    """Open streams of `path`. lateness: of each token since the last run() began, in seconds."""
+    """Open streams of `path`. lateness: seconds, of each token since the last run() began."""
 
-    def __init__(self, port: int, path: str, count: int) -> None:
+    def __init__(self, port: int, path: str) -> None:
+        self._port = port
+        self._request = request(path, port)
         self._open = ExitStack()
         self._epoll = self._open.enter_context(select.epoll())
         self._streams: dict[int, _Stream] = {}
         self.lateness = array("d")
+
+    def open(self, more: int) -> None:
+        """Open so many more streams. Raises WrongResponse if one of them does not begin."""
         start = time.monotonic()
-        for number in range(count):
-            sock = self._open.enter_context(connect(port))
-            sock.sendall(request(path, port))
+        for number in range(more):
+            sock = self._open.enter_context(connect(self._port))
+            sock.sendall(self._request)
             self._streams[sock.fileno()] = _Stream(sock)
             self._epoll.register(sock, select.EPOLLIN)
             self.run(start + (number + 1) * SPACING - time.monotonic())
@@ -78,13 +83,13 @@ class Ticks:
             raise WrongResponse("a stream has not begun")
 
     def run(self, seconds: float) -> float:
-        """Read what comes for so long; the part of a core that it takes. Raises WrongResponse."""
+        """Read for so long; the part of a core that the client took. Raises WrongResponse."""
         self.lateness = array("d")
         begun, busy = time.monotonic(), time.process_time()
         left = seconds
         while left > 0:
             received = []
-            # what came is looked at when all of it has been taken: that would make others late
+            # Receive everything first: parsing in between would make the other tokens late.
             for descriptor, _ in self._epoll.poll(min(left, PERIOD)):
                 stream = self._streams[descriptor]
                 data = stream.sock.recv(65536)

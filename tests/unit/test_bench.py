@@ -1,13 +1,14 @@
-"""The bench's report: what it says follows from what was measured."""
+"""The bench: its report follows from the samples, and its targets name what is measured."""
 
 import json
 from xml.etree import ElementTree
 
 import pytest
+from bench.contenders import CONTENDERS
 from bench.figures import Sample
 from bench.measure import ROWS
 from bench.picture import picture
-from bench.report import Results
+from bench.report import TARGETS, Results
 
 
 def event(cpu: float, late: float) -> Sample:
@@ -51,7 +52,26 @@ def test_the_table_has_each_figure_in_its_unit_and_as_a_ratio(results: Results) 
 
 def test_a_target_is_met_by_the_median_of_the_ratios(results: Results) -> None:
     met = {(row, what): measured <= limit for row, what, limit, measured in results.targets()}
-    assert met == {("fanout", "ours / raw"): True, ("idle", "ours / raw"): True}
+    assert met == {("fanout", "ours / raw"): True, ("idle", "ours, KB"): True}
+
+
+def test_a_target_compares_any_two_contenders_of_a_row() -> None:
+    results = Results()
+    for contender, cpu in (("flask", 200e-6), ("flask-streamworker", 160e-6)):
+        results.add("hello", contender, {"cpu_seconds": cpu})
+    ((row, what, limit, measured),) = results.targets()
+    assert (row, what, limit) == ("hello", "flask-streamworker / flask", 0.75)
+    assert measured == pytest.approx(0.8)
+
+
+def test_contenders_and_targets_name_rows_and_contenders_that_exist() -> None:
+    rows = {row.name for row in ROWS}
+    contenders = {contender.name: contender.rows for contender in CONTENDERS}
+    assert len(contenders) == len(CONTENDERS)
+    assert rows == {name for names in contenders.values() for name in names}
+    for target in TARGETS:
+        for name in filter(None, (target.contender, target.other)):
+            assert target.row in contenders[name]
 
 
 def test_the_json_has_the_rounds_and_what_follows_from_them(results: Results) -> None:

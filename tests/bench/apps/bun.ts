@@ -1,6 +1,6 @@
 import { dlopen, ptr } from "bun:ffi";
 
-// performance.now() starts with the process; the client compares with CLOCK_MONOTONIC
+// The client compares with CLOCK_MONOTONIC, but performance.now() starts with the process.
 const { symbols } = dlopen("libc.so.6", {
   clock_gettime: { args: ["i32", "ptr"], returns: "i32" },
 });
@@ -13,6 +13,24 @@ const PLAIN = { headers: { "Content-Type": "text/plain" } };
 const EVENTS = { headers: { "Content-Type": "text/event-stream" } };
 
 const subscribers = new Set<ReadableStreamDefaultController>();
+
+function ticking(milliseconds: number) {
+  let number = 0;
+  let timer: Timer;
+  return new Response(
+    new ReadableStream({
+      start(controller) {
+        const tick = () => controller.enqueue(`data: ${number++} ${monotonic().toFixed(6)}\n\n`);
+        tick();
+        timer = setInterval(tick, milliseconds);
+      },
+      cancel() {
+        clearInterval(timer);
+      },
+    }),
+    EVENTS,
+  );
+}
 
 Bun.serve({
   hostname: "127.0.0.1",
@@ -43,27 +61,12 @@ Bun.serve({
         EVENTS,
       ),
 
-    "/ticks": () => {
-      let number = 0;
-      let timer: Timer;
-      return new Response(
-        new ReadableStream({
-          start(controller) {
-            const tick = () =>
-              controller.enqueue(`data: ${number++} ${monotonic().toFixed(6)}\n\n`);
-            tick();
-            timer = setInterval(tick, 50);
-          },
-          cancel() {
-            clearInterval(timer);
-          },
-        }),
-        EVENTS,
-      );
-    },
+    "/ticks": () => ticking(50),
+
+    "/live": () => ticking(500),
 
     "/events": (request, server) => {
-      server.timeout(request, 0); // as Bun's manual has it for event streams
+      server.timeout(request, 0); // Bun's manual advises this for event streams
       let subscriber: ReadableStreamDefaultController;
       return new Response(
         new ReadableStream({

@@ -1,7 +1,7 @@
-/* The floor: one thread, epoll, and a loop of send() over all subscribers.
+/* The lower bound: one thread, epoll, and a loop of send() over all subscribers.
 
-   GET /events subscribes, POST /publish sends its body to all subscribers as an event. A
-   request comes in one piece, as the bench sends it; who does not take an event is closed. */
+   GET /events subscribes. POST /publish sends its body to all subscribers as an event. A request
+   has to arrive in one piece, as the bench sends it. A subscriber whose socket is full is closed. */
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -16,7 +16,7 @@
 #define MOST 1000000
 
 static int subscribers[MOST], count;
-static int places[MOST]; /* of each descriptor in subscribers, and 1 */
+static int places[MOST]; /* by descriptor: its index in subscribers + 1; 0 if it is none */
 
 static const char HEAD[] = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
                            "Cache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -34,7 +34,7 @@ static void forget(int sock)
     close(sock);
 }
 
-static void say(int sock, const char *text, size_t size)
+static void send_all(int sock, const char *text, size_t size)
 {
     if (send(sock, text, size, MSG_DONTWAIT | MSG_NOSIGNAL) != (ssize_t)size)
         forget(sock);
@@ -46,8 +46,8 @@ static void publish(const char *data, size_t size)
     int length = snprintf(chunk, sizeof chunk, "%zX\r\ndata: %.*s\n\n\r\n", size + 8, (int)size, data);
     for (int each = 0; each < count;) {
         int sock = subscribers[each];
-        say(sock, chunk, length);
-        each += places[sock] != 0; /* else another stands there now */
+        send_all(sock, chunk, length);
+        each += places[sock] != 0; /* if it was removed, another one has its place */
     }
 }
 
@@ -63,12 +63,12 @@ static void answer(int sock)
     if (!strncmp(data, "GET /events ", 12)) {
         subscribers[count++] = sock;
         places[sock] = count;
-        say(sock, HEAD, sizeof HEAD - 1);
+        send_all(sock, HEAD, sizeof HEAD - 1);
     } else if (!strncmp(data, "POST /publish ", 14) && (body = strstr(data, "\r\n\r\n"))) {
         publish(body + 4, data + size - body - 4);
-        say(sock, NO_CONTENT, sizeof NO_CONTENT - 1);
+        send_all(sock, NO_CONTENT, sizeof NO_CONTENT - 1);
     } else {
-        say(sock, NOT_FOUND, sizeof NOT_FOUND - 1);
+        send_all(sock, NOT_FOUND, sizeof NOT_FOUND - 1);
     }
 }
 

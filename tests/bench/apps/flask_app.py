@@ -1,9 +1,14 @@
-"""Flask, as its pattern "Streaming Contents" says."""
+"""Flask, as its documentation ("Streaming Contents") advises."""
 
 from bench.apps import work
 from flask import Flask, Response, send_file
 
 app = Flask(__name__)
+
+
+@app.get("/hello")
+def hello() -> str:
+    return work.HELLO
 
 
 @app.get("/two")
@@ -16,14 +21,9 @@ def tokens() -> Response:
     return Response(work.tokens(), mimetype="text/event-stream")
 
 
-@app.get("/ticks")
-def ticks() -> Response:
-    return Response(work.ticks(), mimetype="text/event-stream")
-
-
-@app.get("/rows")
-def rows() -> Response:
-    return Response(work.lines(), mimetype="application/x-ndjson")
+@app.get("/live")
+def live() -> Response:
+    return Response(work.ticks(work.LIVE_PERIOD), mimetype="text/event-stream")
 
 
 @app.get("/file")

@@ -1,4 +1,4 @@
-"""Flask with Flask-SSE, as its "Quickstart" says."""
+"""Flask with Flask-SSE, as its documentation ("Quickstart") advises."""
 
 import os
 

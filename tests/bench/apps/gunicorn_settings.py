@@ -1,4 +1,4 @@
-"""gunicorn's settings, the same for every application that it serves."""
+"""gunicorn's settings, the same for all applications."""
 
 workers = 1
 worker_connections = 110_000

@@ -1,13 +1,21 @@
 import { once } from "node:events";
-import { createReadStream } from "node:fs";
-import { stat } from "node:fs/promises";
 import { createServer } from "node:http";
 import { text } from "node:stream/consumers";
-import { pipeline } from "node:stream/promises";
 
 const monotonic = () => Number(process.hrtime.bigint()) / 1e9;
 
 const subscribers = new Set();
+
+function ticking(milliseconds) {
+  return async (request, response) => {
+    response.writeHead(200, { "Content-Type": "text/event-stream" });
+    let number = 0;
+    const tick = () => response.write(`data: ${number++} ${monotonic().toFixed(6)}\n\n`);
+    tick();
+    const timer = setInterval(tick, milliseconds);
+    response.on("close", () => clearInterval(timer));
+  };
+}
 
 const routes = {
   async "/two"(request, response) {
@@ -25,14 +33,9 @@ const routes = {
     response.end();
   },
 
-  async "/ticks"(request, response) {
-    response.writeHead(200, { "Content-Type": "text/event-stream" });
-    let number = 0;
-    const tick = () => response.write(`data: ${number++} ${monotonic().toFixed(6)}\n\n`);
-    tick();
-    const timer = setInterval(tick, 50);
-    response.on("close", () => clearInterval(timer));
-  },
+  "/ticks": ticking(50),
+
+  "/live": ticking(500),
 
   async "/events"(request, response) {
     response.writeHead(200, { "Content-Type": "text/event-stream" });
@@ -45,15 +48,6 @@ const routes = {
     const event = `data: ${await text(request)}\n\n`;
     for (const subscriber of subscribers) subscriber.write(event);
     response.writeHead(204).end();
-  },
-
-  async "/file"(request, response) {
-    const { size } = await stat(process.env.BENCH_FILE);
-    response.writeHead(200, {
-      "Content-Type": "application/octet-stream",
-      "Content-Length": size,
-    });
-    await pipeline(createReadStream(process.env.BENCH_FILE), response);
   },
 };
 

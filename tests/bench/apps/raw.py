@@ -1,4 +1,4 @@
-"""A bare WSGI callable (PEP 3333); a queue for each subscriber."""
+"""A bare WSGI callable (PEP 3333). Each subscriber has a queue."""
 
 from __future__ import annotations
 
@@ -32,9 +32,17 @@ def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[byt
         case "/tokens":
             start_response("200 OK", [("Content-Type", "text/event-stream")])
             return work.tokens()
+        case "/hello":
+            body = work.HELLO.encode()
+            headers = [("Content-Type", "text/html"), ("Content-Length", str(len(body)))]
+            start_response("200 OK", headers)
+            return (body,)
         case "/ticks":
             start_response("200 OK", [("Content-Type", "text/event-stream")])
             return work.ticks()
+        case "/live":
+            start_response("200 OK", [("Content-Type", "text/event-stream")])
+            return work.ticks(work.LIVE_PERIOD)
         case "/rows":
             start_response("200 OK", [("Content-Type", "application/x-ndjson")])
             return map(str.encode, work.lines())

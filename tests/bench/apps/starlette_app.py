@@ -1,6 +1,6 @@
-"""Starlette: an async generator in a StreamingResponse, a FileResponse.
+"""Starlette: an async generator in a StreamingResponse.
 
-Events are those of sse-starlette, from a queue for each subscriber.
+Events are sent by sse-starlette. Each subscriber has a queue.
 """
 
 import asyncio
@@ -15,7 +15,6 @@ from starlette.applications import (  # type: ignore[import-not-found,unused-ign
     Starlette,
 )
 from starlette.responses import (  # type: ignore[import-not-found,unused-ignore]
-    FileResponse,
     Response,
     StreamingResponse,
 )
@@ -40,19 +39,20 @@ async def tokens(_request: Any) -> Any:
     return StreamingResponse(chunks(), media_type="text/event-stream")
 
 
+async def ticking(period: float) -> AsyncIterator[bytes]:
+    number = 0
+    while True:
+        yield work.tick(number)
+        number += 1
+        await asyncio.sleep(period)
+
+
 async def ticks(_request: Any) -> Any:
-    async def chunks() -> AsyncIterator[bytes]:
-        number = 0
-        while True:
-            yield work.tick(number)
-            number += 1
-            await asyncio.sleep(work.PERIOD)
-
-    return StreamingResponse(chunks(), media_type="text/event-stream")
+    return StreamingResponse(ticking(work.PERIOD), media_type="text/event-stream")
 
 
-async def file(_request: Any) -> Any:
-    return FileResponse(work.FILE, media_type="application/octet-stream")
+async def live(_request: Any) -> Any:
+    return StreamingResponse(ticking(work.LIVE_PERIOD), media_type="text/event-stream")
 
 
 async def events(_request: Any) -> Any:
@@ -81,7 +81,7 @@ app = Starlette(
         Route("/two", two),
         Route("/tokens", tokens),
         Route("/ticks", ticks),
-        Route("/file", file),
+        Route("/live", live),
         Route("/events", events),
         Route("/publish", publish, methods=["POST"]),
     ]

@@ -1,4 +1,4 @@
-"""What each application in Python serves, so that they differ in nothing but their framework."""
+"""What every Python application serves. They differ in nothing but their framework."""
 
 import json
 import os
@@ -6,9 +6,13 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+HELLO = "Hello"
 TOKENS = 200
 PERIOD = 0.05
 """Seconds between two tokens of a slow stream."""
+
+LIVE_PERIOD = 0.5
+"""Seconds between two tokens of a stream whose memory is measured: it mostly waits."""
 
 ROWS = 100_000
 
@@ -26,25 +30,25 @@ def tokens() -> Iterator[bytes]:
 
 
 def tick(number: int) -> bytes:
-    """A token that tells when it was made."""
+    """A token with the time.monotonic() at which it was made."""
     return b"data: %d %.6f\n\n" % (number, time.monotonic())
 
 
-def ticks() -> Iterator[bytes]:
+def ticks(period: float = PERIOD) -> Iterator[bytes]:
     number = 0
     while True:
         yield tick(number)
         number += 1
-        time.sleep(PERIOD)
+        time.sleep(period)
 
 
 def records() -> Iterator[dict[str, Any]]:
-    """What a query gives."""
+    """The result of a query."""
     for number in range(ROWS):
         yield {"id": number, "name": "Ada Lovelace", "score": 3.5}
 
 
 def lines() -> Iterator[str]:
-    """The same as NDJSON, as one writes it: a chunk a row."""
+    """The same records as NDJSON, one chunk a row."""
     for record in records():
         yield json.dumps(record, separators=(",", ":")) + "\n"
