@@ -373,7 +373,7 @@ def test_a_wrong_option_of_a_script_is_refused_as_the_command_line_does(tmp_path
         (["routes", "nowhere:app"], r"there is no module 'nowhere' in "),
         (["routes", "web:nothing"], "'web' has no 'nothing'; it has app"),
         (["routes", "web:os"], "'web:os' is no WSGI application but module"),
-        (["routes", "web:home"], "'web:home' is function: its routes are its own"),
+        (["routes", "web:home"], "'web:home' is function, not an App of vento_wsgi"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
