@@ -292,7 +292,7 @@ def test_origins_of_all_kinds_are_taken(origin: str) -> None:
         ({"origins": "null", "credentials": True}, "sandboxed"),
         ({"methods": "PUT"}, r"\['PUT'\]"),
         ({"methods": ["put"]}, "'PUT'"),
-        ({"headers": ["X Token"]}, "no name"),
+        ({"headers": ["X Token"]}, "not a valid name"),
         ({"headers": ["*", "X-Token"]}, "must stand alone"),
         ({"max_age": -1}, "max_age"),
         ({"max_age": 1.5}, "max_age"),

@@ -172,7 +172,7 @@ def test_a_request_is_made_as_werkzeug_makes_it(site: Site) -> None:
         assert response.ending is None  # it is no stream
     with site.stream("/user") as response:
         assert list(response.chunks()) == [b"ada"]
-    with pytest.raises(TypeError, match="one response"):
+    with pytest.raises(TypeError, match="does not follow redirects"):
         site.stream("/user", follow_redirects=True)
 
 
