@@ -464,7 +464,7 @@ def answering(*answers: bytes, certificate: Path | None = None) -> Iterator[str]
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
-        (b"", "closed the connection without an answer; does it speak https?"),
+        (b"", "closed the connection without a response; does it speak https?"),
         (b"SSH-2.0-OpenSSH\r\n\r\n", "does not speak HTTP/1: 'SSH-2.0-OpenSSH'"),
         (
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",

@@ -12,7 +12,7 @@ stream. These responses are not compressed:
     responses with ``Cache-Control: no-transform``, a Content-Encoding or a digest
     ranges (206), and responses without a body
     bodies whose length is known to be below `minimum`
-    open files, unless `files` is true: sendfile costs almost nothing, compression does
+    open files, unless `files` is true: sendfile costs almost no CPU time, compression a lot
 
 A compressed response has a Content-Encoding, no Accept-Ranges, and a weak ETag, with which
 If-None-Match still works. It has a Content-Length only if it was short enough to be compressed at

@@ -14,7 +14,9 @@ from .boot_checks import prepare
 worker_class = "vento_wsgi.server.StreamWorker"
 
 worker_connections = 10_000
-"""Connections of a worker. Each open stream holds one, so gunicorn's default of 1,000 is low."""
+"""Connections of a worker. Each open stream holds one, so gunicorn's default of 1,000 is low. More
+than this often exceeds the limit of descriptors.
+"""
 
 keepalive = 75
 """Seconds. More than the 60 s of nginx's upstream connections, so that nginx closes first."""

@@ -19,7 +19,7 @@ from ..streaming.record import CloseReason, StreamRecord
 __all__ = ["Drain"]
 
 STEP = 0.05
-"""Seconds between the steps of a window; each step ends an equal share of the streams."""
+"""Seconds between the steps of a window. Each step ends an equal share, so up to a few hundred."""
 
 KEPT = 20
 """Endings that are remembered for ``vento-wsgi top``: as many as a terminal has room for."""

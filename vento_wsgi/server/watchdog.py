@@ -3,6 +3,9 @@
 A source that computes for long, or waits in C code without gevent, stops all streams of the worker.
 A native thread checks how long ago the loop last ran. If it is too long, the thread logs the
 current line of the loop's thread, once for each block.
+
+gevent's own monitor thread would not do. It traces every greenlet switch, which costs 0.15 µs each;
+it does not see callbacks that block the loop; and its report lists all greenlets of the process.
 """
 
 from __future__ import annotations

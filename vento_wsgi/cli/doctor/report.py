@@ -69,7 +69,7 @@ def text(found: Examination, *, width: int = 80, colour: bool = False) -> str:
     if response is not None:
         length = response.get("Content-Length")
         framing = (
-            f"{length} bytes" if length else response.get("Transfer-Encoding") or "to the close"
+            f"{length} bytes" if length else response.get("Transfer-Encoding") or "until the close"
         )
         encoding = response.get("Content-Encoding")
         what = [response.get("Content-Type"), framing, encoding]

@@ -235,7 +235,7 @@ class Request:
             said = line[:60] or bytes(self._buffer[:60])
             return NotExamined(f"{self._where} does not speak HTTP/1: {said!r}")
         hint = "" if self._target.tls else "; does it speak https?"
-        return NotExamined(f"{self._where} closed the connection without an answer{hint}")
+        return NotExamined(f"{self._where} closed the connection without a response{hint}")
 
     def close(self) -> None:
         self._socket.close()
