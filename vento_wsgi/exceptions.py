@@ -42,7 +42,7 @@ class BodyError(VentoError, TypeError):
 
 
 class EventError(VentoError, ValueError):
-    """Text/event-stream cannot carry an event, or the event is larger than allowed."""
+    """An event cannot be written as text/event-stream, or is larger than allowed."""
 
 
 class RouteError(VentoError, ValueError):
