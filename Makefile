@@ -19,7 +19,7 @@ lint: $(VENV)/.installed-test
 types: $(VENV)/.installed-test
 	$(BIN)/mypy
 
-# every supported Python that is here, each in a venv of its own
+# run the tests on every supported Python that is installed, each in its own venv
 test-all:
 	@set -e; for version in 3.10 3.11 3.12 3.13; do \
 		python=$$(tests/python $$version) || { echo "Python $$version: not here"; continue; }; \
@@ -27,7 +27,7 @@ test-all:
 		$(MAKE) test PYTHON=$$python VENV=.venv-$$version; \
 	done
 
-# the browser and the servers that the tests run against, where this may install them
+# install the browser and the servers that the tests need, if possible
 packages:
 	@tests/packages
 

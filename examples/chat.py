@@ -1,9 +1,9 @@
-"""An answer that is sent word by word, as a language model makes it.
+"""A chat answer that is sent word by word, like that of a language model.
 
     vento-wsgi run examples.chat:app
     curl -N http://127.0.0.1:8000/ai/chat --json '{"message": "Hello"}'
 
-If the reader leaves, ``words`` is closed where it stands, and the model with it.
+If the client leaves, the generator ``words`` is closed, and the model's generator with it.
 """
 
 import time
@@ -14,7 +14,7 @@ router = create_router()
 
 
 def answer(message):
-    """Your model: anything that yields text."""
+    """Replace this by your model: anything that yields text."""
     for word in f"You said: {message}. I would think about that for a while.".split():
         time.sleep(0.2)
         yield word + " "

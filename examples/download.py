@@ -1,11 +1,11 @@
-"""Downloads: a file from the disk, and one that is written while it is sent.
+"""Downloads: a file from the disk, and a file that is generated while it is sent.
 
     python -m zipfile -c large-file.zip vento_wsgi
     vento-wsgi run examples.download:app
     curl -O http://127.0.0.1:8000/download
     curl -O http://127.0.0.1:8000/squares.csv
 
-The file is sent with its length, answers ranges, and is closed when the download ends.
+The file from the disk has a Content-Length, supports ranges, and is closed after the download.
 """
 
 from vento_wsgi import create_app, create_router

@@ -3,7 +3,7 @@
     vento-wsgi run examples.events:app
     curl -N http://127.0.0.1:8000/events
 
-A browser reads them with ``new EventSource("/events")``.
+In a browser: ``new EventSource("/events")``.
 """
 
 import json

@@ -1,11 +1,12 @@
 """The charsets of the web: the labels of the WHATWG Encoding standard, section 4.2.
 
-Python knows more codecs than these, by more names. Some of them are no text encodings (``hex``),
-some take time that grows with the square of the length (``punycode``), and some hide what they
-say from whoever looks at the bytes (``utf-7``). What a client says is looked up here only.
+Python knows more codecs than these, by more names. Some are no text encodings (``hex``), some
+take quadratic time (``punycode``), and some hide text from filters that look at the bytes
+(``utf-7``). So a charset that a client names is looked up in this table only.
 
-The labels of ISO 8859-1 and ASCII mean just these, as RFC 9110 and IANA have it, and not
-windows-1252. Python has no x-user-defined, and the standard refuses its "replacement" labels.
+Unlike in the standard, the labels of ISO 8859-1 and ASCII mean these encodings, as in RFC 9110 and
+IANA's registry, and not windows-1252. Two encodings are left out: x-user-defined, which Python
+does not have, and "replacement", whose labels the standard itself refuses.
 https://encoding.spec.whatwg.org/#names-and-labels
 """
 
@@ -63,12 +64,12 @@ _LABELS = {
     " ksc5601 ksc_5601 windows-949",
     "utf-16-be": "unicodefffe utf-16be",
     "utf-16-le": "csunicode iso-10646-ucs-2 ucs-2 unicode unicodefeff utf-16le",
-    "utf-16": "utf-16",  # with a byte order mark, or else as the machine has it: little-endian
+    "utf-16": "utf-16",  # a byte order mark decides; without one the byte order of the machine
 }
 
 _CODECS = {label: codec for codec, labels in _LABELS.items() for label in labels.split()}
 
 
 def codec(label: str) -> str | None:
-    """The name of Python's codec for a charset; None if it is none of the web."""
+    """The name of Python's codec for a charset label; None if the label is unknown."""
     return _CODECS.get(label.strip("\t\n\f\r ").lower())

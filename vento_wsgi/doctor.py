@@ -1,9 +1,9 @@
-"""pulse: a stream for the doctor to look at, from the application's side of all proxies.
+"""pulse: an event stream that ``vento-wsgi doctor`` can examine in detail.
 
     router.get("/pulse")(pulse())
 
-Each event says when it was made, and the first of a connection how the request arrived: what
-a proxy does on its far side shows nowhere else.
+Each event says when it was made. The first of a connection also says how the request reached the
+application: nothing else shows how a proxy talks to the server behind it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from .sse import Event
 __all__ = ["pulse"]
 
 INTERVAL = 0.25
-"""Seconds between two events: a dozen while somebody waits, and nothing for a server to do."""
+"""Seconds between two events: enough events in a few seconds, at almost no cost."""
 
 
 def pulse(interval: float = INTERVAL) -> Callable[[Context], Response]:
-    """A handler whose events come every `interval` seconds for as long as the client stays."""
+    """A handler that sends an event every `interval` seconds while the client is connected."""
 
     def pulse(ctx: Context) -> Response:
         environ, last = ctx.request.environ, ctx.last_event_id

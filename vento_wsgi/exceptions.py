@@ -1,17 +1,18 @@
-"""Everything that vento_wsgi raises on its own account.
+"""The exceptions of this package.
 
     VentoError
-    ├── BodyError      (TypeError)        a body, or an item of one, that cannot become bytes
-    ├── EventError     (ValueError)       an event that text/event-stream cannot carry
-    ├── RouteError     (ValueError)       a route, mount or middleware that cannot be used
-    ├── AppNotFound    (LookupError)      "module:app" leads to no WSGI application
-    ├── NotExamined    (RuntimeError)     a URL, or a server, that nothing can be seen of
-    ├── BrokerError    (RuntimeError)     a broker's log that cannot be opened, read or written
-    │   └── Lagged                        because its subscriber took its events too slowly
-    └── StreamAborted  (BrokenPipeError)  ends a response whose body is not whole
-        └── ClientStalled                 because its client stopped reading
+    ├── BodyError      (TypeError)        a body, or an item of one, cannot become bytes
+    ├── EventError     (ValueError)       text/event-stream cannot carry an event
+    ├── RouteError     (ValueError)       a route, mount or middleware is invalid
+    ├── AppNotFound    (LookupError)      "module:app" names no WSGI application
+    ├── NotExamined    (RuntimeError)     doctor or top cannot examine a URL or server
+    ├── BrokerError    (RuntimeError)     a broker's log cannot be opened, read or written
+    │   └── Lagged                        a subscriber read its events too slowly
+    └── StreamAborted  (BrokenPipeError)  a response was broken off before its end
+        └── ClientStalled                 its client stopped reading
 
-What is wrong with a request is said with werkzeug.exceptions.HTTPException.
+Each also has a built-in base, in parentheses, so that code that does not know this package can
+catch it. A fault of a request is a werkzeug.exceptions.HTTPException instead.
 """
 
 from __future__ import annotations
@@ -33,50 +34,50 @@ __all__ = [
 
 
 class VentoError(Exception):
-    """The root: catches all of ours and nothing else."""
+    """The base of all exceptions of this package."""
 
 
 class BodyError(VentoError, TypeError):
-    """A body, or an item of one, that cannot become bytes; says what to use instead."""
+    """A body, or an item of one, cannot become bytes. The message says what to use instead."""
 
 
 class EventError(VentoError, ValueError):
-    """An event that text/event-stream cannot carry, or that is larger than allowed."""
+    """An event cannot be written as text/event-stream, or is larger than allowed."""
 
 
 class RouteError(VentoError, ValueError):
-    """A route, mount or middleware that cannot be used, said when it is registered."""
+    """A route, mount or middleware is invalid. Raised when it is registered."""
 
 
 class AppNotFound(VentoError, LookupError):
-    """An import string that leads to no WSGI application; says what is there."""
+    """An import string names no WSGI application. The message says what it found."""
 
 
 class NotExamined(VentoError, RuntimeError):
-    """A URL, or a server, that ``vento-wsgi doctor`` or ``top`` cannot look at; says why."""
+    """``vento-wsgi doctor`` or ``top`` cannot examine a URL or server. The message says why."""
 
 
 class BrokerError(VentoError, RuntimeError):
-    """A broker's log that cannot be opened, read or written; says what to do.
+    """A broker's log cannot be opened, read or written. The message says what to do.
 
-    No OSError: servers take one for a client that has left, and say nothing.
+    It is no OSError, because servers take that for a client that left, and log nothing.
     """
 
 
 class Lagged(BrokerError):
-    """A subscriber took its events so slowly that its backlog is full.
+    """A subscriber read its events so slowly that its backlog is full.
 
-    It can go on without loss: ``subscribe(*topics, after=subscription.last_id)``. Raised out of
-    the source of a stream, it means that the client is too slow: the stream is `stalled`.
+    It can continue without loss: ``subscribe(*topics, after=subscription.last_id)``. If the source
+    of a stream raises it, the client is too slow, and the stream ends as ``stalled``.
     """
 
 
 class StreamAborted(VentoError, BrokenPipeError):
-    """Raised out of a response's iterator to make the server break the connection off.
+    """Raised by the iterator of a response, so that the server breaks off the connection.
 
-    The cause has been logged by then. As a broken pipe (EPIPE) it is what servers expect
-    of a connection that ended early: they close it, leave the final chunk out, and log
-    nothing more.
+    The cause has already been logged. The exception is a broken pipe (EPIPE), because servers take
+    that for a client that left: they close the connection without the final chunk, and log
+    nothing.
     """
 
     def __init__(self, why: str) -> None:
@@ -84,7 +85,7 @@ class StreamAborted(VentoError, BrokenPipeError):
 
 
 class ClientStalled(StreamAborted):
-    """The client took nothing of a response for its send_timeout."""
+    """The client read nothing of a response for send_timeout seconds."""
 
     def __init__(self) -> None:
         super().__init__("the client stopped reading")

@@ -1,13 +1,13 @@
-"""How this package writes to ``logging``.
+"""The loggers of this package.
 
-Each module has its logger from `logger`, and what is logged there has three properties:
+Each module gets its logger from `logger`. Such a logger has three properties:
 
-- It is printable. Paths, headers and messages of exceptions come from clients, who could write
-  lines of their own into a log, or have a terminal obey them (CWE-117). See `printable`.
-- What a program may want to know is there as fields of the record, too, such as ``route``. A
-  record factory or filter of the application may set the same fields: it goes first.
-- It is logged. ``logging.config.dictConfig()`` disables each logger that it does not name, unless
-  it is told otherwise; ours go on. To silence them, set a level.
+- Its records are printable. Paths, headers and exception messages come from clients, who could
+  otherwise add lines to a log or send control sequences to a terminal (CWE-117); see `printable`.
+- Its records have fields for programs, such as ``route``. If a record factory or filter of the
+  application sets the same field, its value stays.
+- It cannot be disabled by accident. ``logging.config.dictConfig()`` disables all loggers that it
+  does not name, by default; ours stay enabled. To silence them, set a level.
 """
 
 from __future__ import annotations
@@ -21,15 +21,17 @@ from typing import TYPE_CHECKING, Any
 __all__ = ["escape", "logger", "printable"]
 
 LONGEST = 1000
-"""Characters of a text in a log line: enough for every message, and no client fills a disk."""
+"""Characters of a text in a log line, at most: enough for our messages, and it bounds what a
+client can write to the log.
+"""
 
 LONGEST_ERROR = 10_000
-"""Characters of a line of a traceback: some databases put the whole statement into a message."""
+"""Characters of a line of a traceback, at most: some database errors hold a whole statement."""
 
 _NOT_INDENTED = re.compile(r"\n(?! )")
 
 _FIELDS = "vento_wsgi"
-"""The attribute of a record in which its fields come as far as `escape`."""
+"""The attribute that holds the fields of a record until `escape` sets them."""
 
 if TYPE_CHECKING:
     _Adapter = logging.LoggerAdapter[logging.Logger]
@@ -38,10 +40,10 @@ else:
 
 
 def printable(text: str, longest: int = LONGEST) -> str:
-    """`text` on one line, in which a terminal finds nothing to obey, of `longest` characters.
+    """`text` on one line without control sequences, cut to `longest` characters.
 
-    Control characters, line separators, marks that change the direction of text, lone surrogates
-    and all else that is not printable become escapes as in Python, ``\\x1b`` or ``\\u2028``.
+    All characters that are not printable become escapes of Python, such as ``\\x1b``: control
+    characters, line separators, marks that change the direction of text, lone surrogates.
     """
     if not text.isprintable():
         text = "".join(map(_printable, text[: longest + 1]))
@@ -61,7 +63,7 @@ def logger(name: str) -> _Logger:
 
 class _Logger(_Adapter):
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802 – logging's name
-        self.logger.disabled = False  # see above
+        self.logger.disabled = False  # undoes dictConfig()
         return self.logger.isEnabledFor(level)
 
     def process(self, msg: Any, kwargs: Any) -> Any:
@@ -72,10 +74,10 @@ class _Logger(_Adapter):
 
 
 def escape(record: logging.LogRecord) -> bool:
-    """A filter for loggers: gives a record its fields, and escapes what it says."""
+    """A filter for loggers: sets the fields of a record, and makes its texts printable."""
     for name, value in vars(record).pop(_FIELDS, {}).items():
         vars(record).setdefault(name, _escaped(value))
-    # what cannot be formatted is for the handlers to report: logging never fails its caller
+    # handlers report a record that cannot be formatted; logging must not fail its caller
     with suppress(Exception):
         _escape_message(record)
     with suppress(Exception):
@@ -101,16 +103,16 @@ def _escape_traceback(record: logging.LogRecord) -> None:
         _indent_notes(found)
         safe = "\n".join(map(_traceback_lines, found.format()))
         if safe != pythons:
-            record.exc_text = safe  # formatters take it in place of their own
+            record.exc_text = safe  # formatters use it instead of formatting exc_info
 
 
 def _escaped(value: object) -> object:
-    """What stands for `value` in a log line; a number stays one, since %d takes nothing else."""
+    """`value` as it goes into a log line: numbers stay numbers for %d, the rest is made text."""
     return value if isinstance(value, (int, float, type(None))) else printable(str(value))
 
 
 def _indent_notes(found: Any) -> None:
-    """Indent what add_note() added to the exceptions of a traceback: each line is a part of it."""
+    """Indent the notes of add_note(), so that no line of them looks like a line of the log."""
     exceptions = [found]
     while exceptions:
         found = exceptions.pop()
@@ -122,11 +124,12 @@ def _indent_notes(found: Any) -> None:
 
 
 def _traceback_lines(lines: str) -> str:
-    """A part of a traceback; all but its first line are indented, so that none looks new.
+    """A part of a traceback, with all lines but the first indented.
 
-    A message may have several lines, and so may the file name of a SyntaxError.
+    A message may have several lines, and so may the file name of a SyntaxError. Indented, they do
+    not look like new lines of the log.
     """
     lines = lines.removesuffix("\n")
-    if not lines.startswith("\n"):  # what stands between two exceptions
+    if not lines.startswith("\n"):  # "\nDuring handling of…" stands between two exceptions
         lines = _NOT_INDENTED.sub("\n    ", lines)
     return "\n".join(printable(line, LONGEST_ERROR) for line in lines.split("\n"))

@@ -1,17 +1,17 @@
 """Server-sent events: the text/event-stream format of the WHATWG HTML standard, section 9.2.
 
 A stream is UTF-8 lines that end in LF, CR or CRLF; an empty line ends a block. A line is a
-comment (it starts with a colon) or a field: ``data`` (as often as the data has lines),
-``event``, ``id`` or ``retry``. A client dispatches a block that has data, be it empty; any
-other block can still set the last event id and the reconnection time. At the end of the
-stream an unfinished block is forgotten.
+comment (it starts with a colon) or a field: ``data`` (one line of the data each), ``event``,
+``id`` or ``retry``. A client dispatches an event for a block that has data, even if the data is
+empty. A block without data can still set the last event id and the reconnection time. Clients
+discard an unfinished block at the end of the stream.
 
-Many clients are not EventSource and take any empty line for an event. So a comment or a ``retry``
-has no empty line of its own here: clients act on such a line when they read it, and it joins
-the block that follows.
+Many clients are not EventSource and take any empty line for an event. So this module writes no
+empty line after a mere comment or ``retry``: clients act on such a line when they read it, and it
+becomes the beginning of the block that follows.
 
-Nothing here reads or writes anything: :class:`Event` and :func:`sse` make bytes,
-:func:`decode` reads them back, however they were cut on the way.
+This module does no I/O. :class:`Event` and :func:`sse` make bytes; :func:`decode` turns them back
+into events, wherever the chunks were cut.
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ __all__ = [
 CONTENT_TYPE = "text/event-stream"
 
 COMMENT = b":\n"
-"""A line that clients skip. It opens a stream, since proxies pass the headers on once there is a
-body, and it is the heartbeat of a silent one.
+"""A line that clients ignore. It is the first line of a stream, because some proxies pass the
+headers on only with the first bytes of the body, and it is the heartbeat of a silent stream.
 """
 
 RETRY = 3000
-"""Milliseconds until an EventSource comes back, by default: what Chromium takes."""
+"""Default reconnection time in milliseconds: the default of Chromium."""
 
 MAX_RETRY = 10**15 - 1
-"""Milliseconds: some thirty thousand years, and exact in the numbers of any client."""
+"""Largest reconnection time in milliseconds: an exact number in every client (below 2**53)."""
 
 MAX_EVENT = 16 * 1024 * 1024
-"""Characters of one block that decode() keeps by default: far past any event, short of memory."""
+"""Characters of one block that decode() accepts by default."""
 
 _BLOCK_END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
 _ASIDE = re.compile(rb"(?:(?::|retry:)[^\r\n]*(?:\r\n|\n|\r))*")
-"""Lines that are no part of any event: comments and ``retry``."""
+"""Lines that belong to no event: comments and ``retry``."""
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 
 
@@ -92,13 +92,14 @@ def _data(value: object) -> str:
 class Event:
     """One block of an event stream. An Event does not change once it is made.
 
-    data: str as it is, bytes as UTF-8, any other value as JSON; kept as text with LF newlines.
-    event: the type that a browser dispatches, "message" when there is none. No CR, LF.
-    id: what comes back as Last-Event-ID; "" resets it. No CR, LF, NUL.
-    retry: the reconnection time in whole milliseconds.
-    comment: lines that clients skip; they keep a silent connection alive.
+    data: str is sent as it is, bytes as UTF-8, any other value as JSON. The attribute is the text
+        that is sent, with LF as its newline.
+    event: the event type; clients take "message" if there is none. No CR, LF.
+    id: sent back by the client as Last-Event-ID; "" resets it. No CR, LF, NUL.
+    retry: the reconnection time in whole milliseconds, 0 to MAX_RETRY.
+    comment: lines that clients ignore.
 
-    Raises EventError, here and not in mid-stream. https://html.spec.whatwg.org/#parsing-an-event-stream
+    The constructor raises EventError. https://html.spec.whatwg.org/#parsing-an-event-stream
     """
 
     __slots__ = ("comment", "data", "event", "id", "retry")
@@ -148,7 +149,7 @@ class Event:
         if self.data is not None:
             data = self.data.replace("\n", "\ndata: ") if "\n" in self.data else self.data
             block += f"data: {data}\n"
-        # behind the others: what is before the first field is no part of the event to decode()
+        # after the fields of the event: decode() gives earlier lines as a block of their own
         if self.retry is not None:
             block += f"retry: {self.retry}\n"
         if self.comment is not None:
@@ -157,7 +158,7 @@ class Event:
 
     @property
     def is_aside(self) -> bool:
-        """Whether it is a mere comment or ``retry``, which is no event to a client."""
+        """Whether it has only a comment or ``retry``, so that clients dispatch no event."""
         return self.data is None and self.id is None and self.event is None
 
     def _fields(self) -> tuple[object, ...]:
@@ -178,7 +179,7 @@ class Event:
 
 
 def encode(item: object) -> bytes:
-    """An item of an event stream as bytes: an Event as its block, text and bytes as they are."""
+    """Encode an item of an event stream: an Event as its block, text and bytes as they are."""
     if isinstance(item, bytes):
         return item
     return item.encode() if isinstance(item, Event) else encode_item(item)
@@ -187,13 +188,14 @@ def encode(item: object) -> bytes:
 def _frame(item: object) -> bytes:
     if isinstance(item, Event):
         return item.encode()
-    return Event("null" if item is None else item).encode()  # an Event without data is another
+    return Event("null" if item is None else item).encode()  # Event(None) would have no data
 
 
 def sse(items: Iterable[object]) -> Iterator[bytes]:
-    """Each item as the bytes of one event; what is not an Event becomes the data of one.
+    """Encode each item as one event; an item that is no Event becomes the data of one.
 
-    The iterator has a ``close()`` that closes `items`. Raises BodyError if they are none.
+    The iterator has a ``close()`` that closes `items`. Raises BodyError if `items` cannot be
+    iterated, EventError at an item that cannot be encoded.
     """
     if isinstance(items, (Event, str, bytes)):
         raise BodyError(f"sse() takes the items, an iterable of events: [{items!r}]")
@@ -201,21 +203,21 @@ def sse(items: Iterable[object]) -> Iterator[bytes]:
 
 
 def opening(method: str) -> bytes:
-    """What opens an event stream, before its first event.
+    """The first bytes of an event stream.
 
-    The ``retry`` undoes that of a worker that stopped, which would else stay for the life of a
-    page. EventSource comes back only after a GET.
+    For a GET they set the reconnection time: a worker that stopped may have sent another, which
+    EventSource would use until its page is closed. Only GET, since EventSource sends nothing else.
     """
     return b":\nretry: %d\n" % RETRY if method == "GET" else COMMENT
 
 
 class Boundary:
-    """Where the bytes of a source stand: what may be put after them."""
+    """Follows the raw bytes of a source, to know whether something may be inserted after them."""
 
     __slots__ = ("_block",)
 
     LONGEST = 1024
-    """Bytes kept of an unfinished block: comments that are longer count as part of an event."""
+    """Bytes of an unfinished block that are kept; longer comments count as part of an event."""
 
     def __init__(self) -> None:
         self._block = b""
@@ -232,22 +234,22 @@ class Boundary:
         self._block = self._cut(block[start:].lstrip(b"\r\n"))
 
     def _cut(self, block: bytes) -> bytes:
-        # what is cut off may have been a field: "?" begins no line that is aside
+        # the removed part may have held a field; no line of _ASIDE begins with "?"
         return block if len(block) <= self.LONGEST else b"?" + block[-self.LONGEST :]
 
     @property
     def between_lines(self) -> bool:
-        """Whether a comment or a ``retry`` may stand here: not after a CR, which LF may follow."""
+        """Whether a comment or ``retry`` may be inserted: not after a CR, since LF may follow."""
         return not self._block or self._block.endswith(b"\n")
 
     @property
     def between_events(self) -> bool:
-        """Whether an event may stand here: not within a block of raw text."""
+        """Whether an event may be inserted: not inside a block."""
         return _ASIDE.fullmatch(self._block) is not None
 
 
 class _Block:
-    """The block being read: the buffers of "interpreting an event stream"."""
+    """The block being read: the buffers of "interpreting an event stream" in the standard."""
 
     def __init__(self, limit: int) -> None:
         self.limit = self.left = limit
@@ -261,7 +263,7 @@ class _Block:
         self.left -= len(text)
         if self.left < 0:
             raise EventError(
-                f"an event of over {self.limit} characters: raise max_event to read it"
+                f"an event is longer than {self.limit} characters: raise max_event to read it"
             )
 
     def take(self, line: str) -> None:
@@ -282,7 +284,7 @@ class _Block:
 
     @property
     def has_begun(self) -> bool:
-        """Whether it has a field of an event, so that comments are a part of it."""
+        """Whether it has a field of an event, so that later comments belong to the event."""
         return bool(self.data or self.event) or self.id is not None
 
     def end(self) -> Event | None:
@@ -298,13 +300,13 @@ class _Block:
 
 
 def decode(chunks: Iterable[bytes], *, max_event: int = MAX_EVENT) -> Iterator[Event]:
-    """The events of a stream, each as soon as its empty line has come, however `chunks` are cut.
+    """The events of a stream, each as soon as its empty line was read, wherever chunks are cut.
 
-    What a browser does not dispatch is given with ``data`` None: a block without data, and each
-    comment or ``retry`` before the fields of a block, such as a heartbeat, as soon as its line
-    has come. ``id`` is that of the block itself, not the last one.
-    Bytes that are not UTF-8 become U+FFFD. Raises EventError on a block of over `max_event`
-    characters.
+    Blocks that a browser does not dispatch are Events with ``data`` None: a block without data,
+    and each comment or ``retry`` before the first field of a block (such as a heartbeat), as soon
+    as its line was read. ``id`` is the id of the block itself, not the last event id.
+    Bytes that are not UTF-8 become U+FFFD. Raises EventError if a block is longer than
+    `max_event` characters.
     """
     decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
     block = _Block(max_event)

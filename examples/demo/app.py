@@ -1,10 +1,10 @@
-"""The demo: one page, and the three streams that it reads as they arrive.
+"""The demo: one page that shows three streams.
 
 From the root of the repository:
 
     vento-wsgi run examples.demo.app:app
 
-The counters of /stats belong to one process, so give the demo one worker.
+Run it with one worker, because the counters of /stats are those of one process.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ stopped = Counter(events=0, chat=0, download=0)
 
 @contextmanager
 def counted(stream: str) -> Iterator[None]:
-    """Count a generator while it runs, and again if it was closed before its end."""
+    """Count a generator in `running` while it runs, and in `stopped` if it is closed early."""
     finished = False
     running[stream] += 1
     try:
@@ -49,10 +49,10 @@ def counted(stream: str) -> Iterator[None]:
 
 @router.get("/events")
 def events(ctx: Context) -> Response:
-    """Events without end, with pauses that follow a wave.
+    """Endless events, with pauses that follow a sine wave.
 
-    The page draws it again from the times of arrival: it
-    keeps its shape only if nothing holds an event back.
+    The page draws the wave from the times of arrival: it
+    has the right shape only if nothing delays an event.
     """
     first = number_after(ctx.last_event_id)
 
@@ -68,7 +68,7 @@ def events(ctx: Context) -> Response:
 
 @router.post("/ai/chat")
 def chat(ctx: Context) -> Response:
-    """An answer, word by word, then [DONE]."""
+    """The words of an answer, then [DONE]."""
     body = ctx.request.json()
     if not isinstance(body, dict) or not isinstance(body.get("message"), str):
         raise BadRequest('The body must be {"message": "a text"}.')
@@ -93,7 +93,7 @@ def chat(ctx: Context) -> Response:
 
 @router.get("/download")
 def download(ctx: Context) -> Response:
-    """Bytes of a known length, slowly enough to be cancelled."""
+    """A body of known length, slow enough to be cancelled."""
     mebibytes = asked_size(ctx)
 
     def paced() -> Iterator[bytes]:
@@ -119,13 +119,13 @@ def download_sha256(ctx: Context) -> Response:
 
 @router.get("/stats")
 def stats(ctx: Context) -> Response:
-    """How many generators run in this process, and how many were closed before their end."""
+    """How many generators run in this process, and how many were closed early."""
     return ctx.json({"pid": os.getpid(), "running": running, "stopped": stopped})
 
 
 @router.get("/source/<name>")
 def source(ctx: Context) -> Response:
-    """The very code of one of the streams, for the page to show."""
+    """The source code of a stream's handler, which the page shows."""
     handlers = {"events": events, "chat": chat, "download": download}
     try:
         return ctx.text(inspect.getsource(handlers[ctx.params["name"]]))
@@ -144,7 +144,7 @@ def asset(ctx: Context) -> Response:
 
 
 def number_after(last_event_id: str | None) -> int:
-    """Where to go on for a browser that comes back with the last id that it saw."""
+    """The number of the next event for a browser that reconnects with its last event id."""
     seen = last_event_id or ""
     return int(seen) + 1 if re.fullmatch("[0-9]{1,15}", seen) else 1
 
@@ -158,7 +158,7 @@ def asked_size(ctx: Context) -> int:
 
 
 def blocks(mebibytes: int) -> Iterator[bytes]:
-    """Bytes that look random and are the same every time."""
+    """Pseudo-random bytes, the same every time."""
     for index in range(mebibytes * BLOCKS_PER_MIB):
         yield hashlib.shake_128(index.to_bytes(4, "big")).digest(MIB // BLOCKS_PER_MIB)
 
@@ -168,11 +168,11 @@ def sha256(mebibytes: int) -> str:
     digest = hashlib.sha256()
     for block in blocks(mebibytes):
         digest.update(block)
-        time.sleep(0)  # Under gevent this lets the other streams have their turn.
+        time.sleep(0)  # under gevent, lets other greenlets run
     return digest.hexdigest()
 
 
-# What the chat knows: each answer with the words that call for it.
+# The answers of the chat, and the words in a message that select one.
 ABOUT_WIND = (
     "Vento is Italian for wind, ánemos in Greek: ἄνεμος. The old harbours of the "
     "Mediterranean had a name for each of its directions: Tramontana from the north, "

@@ -1,11 +1,11 @@
-"""A board of cards that is the same in every tab, whichever worker serves it.
+"""A board of cards that shows the same in every tab, whichever worker serves it.
 
 From the root of the repository:
 
     vento-wsgi run --workers 4 examples.live_board.app:app
     python -m examples.live_board.publish "Hello from a script"
 
-Open http://127.0.0.1:8000 twice. Kill a worker, or restart the server: no tab misses anything.
+Open http://127.0.0.1:8000 twice. Kill a worker, or restart the server: no tab misses a change.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ router = create_router()
 
 @router.get("/changes")
 def changes(ctx: Context) -> Response:
-    """Every change to the board, from where this tab left off."""
+    """All changes to the board, after the last one that this tab has seen."""
     return ctx.sse(board.broker.subscribe(board.TOPIC, after=ctx.last_event_id))
 
 
@@ -38,7 +38,7 @@ def add(ctx: Context) -> Response:
     asked = fields(ctx)
     text = asked.get("text")
     if not isinstance(text, str) or not 0 < len(text := text.strip()) <= board.LONGEST_TEXT:
-        raise BadRequest(f"A card has a text of 1 to {board.LONGEST_TEXT} characters.")
+        raise BadRequest(f"text must have 1 to {board.LONGEST_TEXT} characters.")
     return ctx.json(board.add(text, column(asked)), 201)
 
 

@@ -1,8 +1,8 @@
-"""The board: its cards are in a SQLite file that all workers share, its changes at the broker.
+"""The board: the cards are in a SQLite file that all workers share; a broker publishes changes.
 
-A change is written, and then published: the whole card, with a revision that grows with every
-change to the board. So a page may be told something twice, or late, and no harm is done: it
-keeps the newest revision of each card.
+A change is first written, then published as the whole card, with a revision that grows with every
+change to the board. A page keeps the newest revision of each card, so it does not matter if it
+gets a change twice or late.
 """
 
 import os
@@ -18,9 +18,9 @@ COLUMNS = ("ideas", "doing", "done")
 LONGEST_TEXT = 140
 
 Card = dict[str, Any]
-"""id, revision, text, column; the column is None when it has been taken off the board."""
+"""id, revision, text, column; the column is None if the card was taken off the board."""
 
-broker = Broker()  # by default a log in a file, for all processes started in this directory
+broker = Broker()  # by default a log in a file, shared by all processes of this directory
 
 SCHEMA = """CREATE TABLE IF NOT EXISTS cards (
     id INTEGER PRIMARY KEY AUTOINCREMENT, revision INTEGER NOT NULL,
@@ -38,7 +38,7 @@ def add(text: str, column: str) -> Card:
 
 
 def move(card_id: int, column: str | None) -> Card:
-    """Put a card into another column, or take it off. Raises LookupError if there is none."""
+    """Move a card to a column, or off the board (None). Raises LookupError if there is no card."""
     with database() as cards:
         query = f'UPDATE cards SET revision = {NEXT}, "column" = ? WHERE id = ?'
         cards.execute(query, (column, card_id))
@@ -48,8 +48,8 @@ def move(card_id: int, column: str | None) -> Card:
 
 
 def board() -> dict[str, Any]:
-    """All cards, the revision of the board, and the id of an event after which to go on."""
-    after = broker.subscribe(TOPIC).last_id  # before the cards are read: nothing lies between
+    """All cards, the revision of the board, and the event id after which to subscribe."""
+    after = broker.subscribe(TOPIC).last_id  # before reading the cards, so no change is missed
     with database() as cards:
         found = [dict(row) for row in cards.execute("SELECT * FROM cards")]
     return {
@@ -68,7 +68,7 @@ def one(cards: sqlite3.Connection, card_id: int | None) -> Card:
 
 @contextmanager
 def database() -> Iterator[sqlite3.Connection]:
-    """The cards, for one transaction."""
+    """A connection to the cards, in a transaction."""
     path = os.environ.get("LIVE_BOARD", "live-board.db")
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.row_factory = sqlite3.Row

@@ -1,9 +1,9 @@
-"""Changes to the board from outside the server: from a script, a cron job, a queue.
+"""Change the board from outside the server: from a script, a cron job, a queue.
 
     python -m examples.live_board.publish "Water the plants" --column doing
     python -m examples.live_board.publish --every 0.5
 
-Start it in the directory that the server was started in: they share what lies there.
+Start it in the same directory as the server: both use the files there.
 """
 
 import argparse
@@ -29,7 +29,7 @@ CROWDED = 9
 
 
 def stir(idea: str) -> str:
-    """Move a card on by one column, or take one off that is done, or add one; what was done."""
+    """Move a random card one column on, or off the board, or add one. Returns what it did."""
     found = board.board()["cards"]
     if not found or (len(found) < CROWDED and random.random() < 0.5):
         board.add(idea, "ideas")

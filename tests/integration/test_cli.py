@@ -356,9 +356,9 @@ def test_a_wrong_option_of_a_script_is_refused_as_the_command_line_does(tmp_path
         (["run", "nowhere:app"], r"there is no module 'nowhere' in .*: write module:app"),
         (["run", "web.nowhere:app"], r"there is no module 'web\.nowhere' in "),
         (["run", ":app"], r"there is no module '' in "),
-        (["run", "web.py"], r"'web\.py' is a file: name its module, as in 'web:app'"),
-        (["run", "./web.py:app"], r"'\./web\.py' is a file: .* as in 'web:app'"),
-        (["run", "shop/web:site"], r"'shop/web' is a file: .* as in 'shop\.web:site'"),
+        (["run", "web.py"], r"'web\.py' is a file: name its module, like 'web:app'"),
+        (["run", "./web.py:app"], r"'\./web\.py' is a file: .* like 'web:app'"),
+        (["run", "shop/web:site"], r"'shop/web' is a file: .* like 'shop\.web:site'"),
         (["run", "web:app", "--port", "http"], "a port is a number from 0 to 65535, not 'http'"),
         (["run", "web:app", "--port", "65536"], "from 0 to 65535, not '65536'"),
         (["run", "web:app", "--port", "-1"], "from 0 to 65535, not '-1'"),
@@ -372,8 +372,8 @@ def test_a_wrong_option_of_a_script_is_refused_as_the_command_line_does(tmp_path
         (["run", "web:app", "--unknown"], "unrecognized arguments: --unknown"),
         (["routes", "nowhere:app"], r"there is no module 'nowhere' in "),
         (["routes", "web:nothing"], "'web' has no 'nothing'; it has app"),
-        (["routes", "web:os"], "'web:os' is no WSGI application but module"),
-        (["routes", "web:home"], "'web:home' is function: its routes are its own"),
+        (["routes", "web:os"], "'web:os' is module, not a WSGI application"),
+        (["routes", "web:home"], "'web:home' is function, not an App of vento_wsgi"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -419,7 +419,7 @@ def test_a_port_that_is_taken_is_said_at_once(host: str, project: Path) -> None:
     [
         ("web:nothing", "'web' has no 'nothing'; it has app"),
         ("web:app.nothing", r"'web' has no 'app\.nothing'"),
-        ("web:__name__", "'web:__name__' is no WSGI application but str"),
+        ("web:__name__", "'web:__name__' is str, not a WSGI application"),
     ],
 )
 def test_an_application_that_is_not_there_ends_the_server(

@@ -28,10 +28,10 @@ from support.servers import HERE, ROOT, eventually, free_port, serve
 
 from vento_wsgi.cli import main
 from vento_wsgi.cli.doctor import findings
-from vento_wsgi.cli.doctor.bursts import Lumps
-from vento_wsgi.cli.doctor.fixes import CURES
+from vento_wsgi.cli.doctor.bursts import Bursts
+from vento_wsgi.cli.doctor.fixes import FIXES
 from vento_wsgi.cli.doctor.items import Item, items, kind_of
-from vento_wsgi.cli.doctor.request import Answer, Arrival
+from vento_wsgi.cli.doctor.request import Arrival, ResponseHead
 from vento_wsgi.exceptions import NotExamined
 
 TEXT = random.Random(8).randbytes(60_000).hex()
@@ -60,7 +60,7 @@ def codes(told: Any) -> list[str]:
 def finds(doctor: Doctor) -> Doctor:
     """The report whose findings are `wrong`.
 
-    A busy machine makes lumps and silences of its own. So there are several looks, each of them
+    A busy machine makes bursts and silences of its own. So there are several looks, each of them
     twice as long as that before.
     """
 
@@ -148,9 +148,9 @@ def test_the_interval_of_heartbeats_is_told(behind: str, doctor: Doctor) -> None
 def test_the_report_tells_the_rest(behind: str, doctor: Doctor, finds: Doctor) -> None:
     told = finds(f"{behind}/pulse", [], seconds=1)
     assert told["kind"] == "events"
-    assert told["hops"][-1].startswith("gunicorn/")
-    assert told["hops"][-1].endswith("(reached by HTTP/1.1)")
-    assert told["answer"]["version"] == "1.1"
+    assert told["proxies"][-1].startswith("gunicorn/")
+    assert told["proxies"][-1].endswith("(reached by HTTP/1.1)")
+    assert told["response"]["version"] == "1.1"
     assert told["items"] > 5
     assert 0.005 < told["interval"] < told["seconds"]
     assert told["last_event_id"] == "honoured"
@@ -158,7 +158,7 @@ def test_the_report_tells_the_rest(behind: str, doctor: Doctor, finds: Doctor) -
     assert 0 < told["head"] <= told["first_byte"] < told["seconds"]
     ended = doctor(f"{behind}/rows?count=3", seconds=30)
     assert (ended["ended"], ended["items"]) == ("whole", 3)
-    assert any("ended by itself" in note for note in ended["notes"])
+    assert any("ended normally" in note for note in ended["notes"])
 
 
 def test_what_a_response_is_can_be_said(behind: str, finds: Doctor) -> None:
@@ -231,17 +231,17 @@ def nginx(behind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
 def test_what_nginx_does_is_found(path: str, wrong: list[str], nginx: str, finds: Doctor) -> None:
     patient = "buffered" in path or "short" in path
     told = finds(f"{nginx}{path}", wrong, seconds=1.3 if patient else 0.4)
-    assert told["hops"][0].startswith("nginx/")
+    assert told["proxies"][0].startswith("nginx/")
     for finding in told["findings"]:
-        assert next(iter(finding["cures"])) == "nginx", "what shows itself comes first"
+        assert next(iter(finding["fixes"])) == "nginx", "what shows itself comes first"
 
 
 def test_what_was_held_back_is_measured(nginx: str, finds: Doctor) -> None:
     told = finds(f"{nginx}/buffered/pulse", ["buffering", "downgrade"], seconds=1.3)
-    assert told["lumps"]["sure"]
-    assert told["lumps"]["held"] > 0.3
-    assert told["lumps"]["size"] > 3500, "nginx has buffers of 4096 bytes"
-    assert not finds(f"{nginx}/buffered/plain", ["buffering"], seconds=1.3)["lumps"]["sure"]
+    assert told["bursts"]["sure"]
+    assert told["bursts"]["held"] > 0.3
+    assert told["bursts"]["size"] > 3500, "nginx has buffers of 4096 bytes"
+    assert not finds(f"{nginx}/buffered/plain", ["buffering"], seconds=1.3)["bursts"]["sure"]
 
 
 # Through haproxy.
@@ -302,9 +302,9 @@ def test_what_haproxy_does_is_found(
     seconds = 1 if name in ("waits", "short") else 0.4
     told = finds(f"{haproxy[name]}{path}", wrong, seconds=seconds)
     for finding in told["findings"]:
-        assert "haproxy" in finding["cures"], "it never shows itself"
+        assert "haproxy" in finding["fixes"], "it never shows itself"
     if (name, path) == ("gzip", "/pulse"):
-        assert "it is compressed (gzip), and flushed item by item" in told["notes"]
+        assert "the stream is compressed (gzip), and flushed after each item" in told["notes"]
 
 
 def delayed(told: Any) -> bool:
@@ -367,7 +367,7 @@ def test_what_apache_does_is_found(path: str, wrong: list[str], apache: str, fin
     slow = "short" in path or "filtered" in path
     told = finds(f"{apache}{path}", wrong, seconds=2 if slow else 0.4)
     for finding in told["findings"]:
-        assert "Apache" in finding["cures"]
+        assert "Apache" in finding["fixes"]
 
 
 @pytest.mark.parametrize("name", ["nginx", "haproxy", "apache"])
@@ -415,7 +415,7 @@ def test_a_url_that_leads_nowhere_is_said(url: str, why: str, doctor: Doctor) ->
     [
         (204, "204 NO CONTENT from gunicorn: there is nothing to read"),
         (302, "302 FOUND from gunicorn: give the URL that it leads to, '/pulse'"),
-        (401, "401 UNAUTHORIZED from gunicorn: give what it asks for with --header"),
+        (401, "401 UNAUTHORIZED from gunicorn: give credentials with --header"),
         (404, "404 NOT FOUND from gunicorn"),
         (504, "504 GATEWAY TIMEOUT from gunicorn: the server behind the proxy was silent"),
     ],
@@ -464,9 +464,12 @@ def answering(*answers: bytes, certificate: Path | None = None) -> Iterator[str]
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
-        (b"", "closed the connection without an answer; does it speak https?"),
+        (b"", "closed the connection without a response; does it speak https?"),
         (b"SSH-2.0-OpenSSH\r\n\r\n", "does not speak HTTP/1: 'SSH-2.0-OpenSSH'"),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", "a chunk of no size"),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+            "a chunk without a valid size",
+        ),
         (b"HTTP/1.1 200 OK\r\nContent-Encoding: br\r\n\r\nxyz", "encoded as 'br'"),
         (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\nxyz", "Content-Encoding is gzip, but"),
     ],
@@ -513,7 +516,7 @@ def test_a_server_without_an_answer_is_silent(doctor: Doctor) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         told = doctor(f"http://127.0.0.1:{listening.getsockname()[1]}/", seconds=0.2)
     assert codes(told) == ["silent"]
-    assert told["answer"] is None
+    assert told["response"] is None
 
 
 def test_certificates_are_checked(tmp_path: Path, doctor: Doctor) -> None:
@@ -529,7 +532,7 @@ def test_certificates_are_checked(tmp_path: Path, doctor: Doctor) -> None:
     answers = [OK + b"\r\ndata: x\n\n", OK + b"\r\n"]
     with answering(*answers, certificate=made) as url:
         error = doctor(url, seconds=30)["error"]
-        assert "self-signed certificate; --insecure looks all the same" in error
+        assert "self-signed certificate; --insecure ignores that" in error
     with answering(*answers, certificate=made) as url:
         assert codes(doctor(url, "--insecure", seconds=30)) == []
     with answering(*answers, certificate=made) as url:
@@ -600,17 +603,17 @@ def length(value: bytes) -> bytes:
         ([OK], b"X: y\r\n", "64 KB of heads, and no final response"),
         ([b"HTTP/1.1 200 "], b"OK" * 50, "64 KB of heads, and no final response"),
         ([], b"HTTP" * 50, "does not speak HTTP/1"),
-        ([length(b"9" * 5000)], b"data: x\n\n", "its Content-Length is no length: '999"),
-        ([length(b"-5")], b"data: x\n\n", "its Content-Length is no length: '-5'"),
-        ([length(b"\xb2")], b"data: x\n\n", "its Content-Length is no length"),
-        ([length(b"5, 6")], b"data: x\n\n", "its Content-Length is no length"),
-        ([CHUNKED, b"5;"], b"x=y;" * 99, "the line of a chunk without an end: b'5;x=y"),
-        ([CHUNKED], b"0" * 99, "the line of a chunk without an end: b'000"),
-        ([CHUNKED], b"-5\r\n", "a chunk of no size: b'-5"),
-        ([CHUNKED], b"0x5\r\n", "a chunk of no size: b'0x5"),
-        ([CHUNKED], b"9" * 99 + b"\r\n", "a chunk of no size: b'999"),
-        ([CHUNKED], b"\r\n", "a chunk of no size: b'"),
-        ([CHUNKED], b"5\r\ndata:::\r\n", "a chunk goes on after its size: b'::"),
+        ([length(b"9" * 5000)], b"data: x\n\n", "its Content-Length is invalid: '999"),
+        ([length(b"-5")], b"data: x\n\n", "its Content-Length is invalid: '-5'"),
+        ([length(b"\xb2")], b"data: x\n\n", "its Content-Length is invalid"),
+        ([length(b"5, 6")], b"data: x\n\n", "its Content-Length is invalid"),
+        ([CHUNKED, b"5;"], b"x=y;" * 99, "a chunk header without an end: b'5;x=y"),
+        ([CHUNKED], b"0" * 99, "a chunk header without an end: b'000"),
+        ([CHUNKED], b"-5\r\n", "a chunk without a valid size: b'-5"),
+        ([CHUNKED], b"0x5\r\n", "a chunk without a valid size: b'0x5"),
+        ([CHUNKED], b"9" * 99 + b"\r\n", "a chunk without a valid size: b'999"),
+        ([CHUNKED], b"\r\n", "a chunk without a valid size: b'"),
+        ([CHUNKED], b"5\r\ndata:::\r\n", "a chunk is longer than its size: b'::"),
         ([CHUNKED, b"0\r\n"], b"X: y\r\n", "trailers without an end: b'"),
         ([b"HTTP/1.1 302 On\r\nLocation: /\r\n\r\n"], b"", "give the URL that it leads to, '/'"),
         ([f"HTTP/1.1 500 {EVIL}\r\nServer: {EVIL}\r\n\r\n".encode()], b"", "500 "),
@@ -724,7 +727,7 @@ def test_nothing_of_a_server_reaches_the_terminal_or_the_json_raw() -> None:
         assert max(map(len, done.stdout.splitlines())) <= 100
         told = json.loads(command(url, "--json").stdout)
     json.dumps(told, ensure_ascii=False).encode()  # it is all Unicode text
-    assert any(EVIL in hop for hop in told["hops"])
+    assert any(EVIL in proxy for proxy in told["proxies"])
 
 
 @pytest.mark.parametrize(
@@ -738,8 +741,8 @@ def test_absurd_times_are_no_times(value: str) -> None:
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (["--seconds", "0"], "seconds are a number above 0, not '0'"),
-        (["--seconds", "soon"], "seconds are a number above 0, not 'soon'"),
+        (["--seconds", "0"], "seconds are a number above 0, at most 86400, not '0'"),
+        (["--seconds", "soon"], "seconds are a number above 0, at most 86400, not 'soon'"),
         (["--header", "no colon"], "a header is 'Name: value', not 'no colon'"),
         (["--header", "A: b\r\nC: d"], "a header is 'Name: value', not "),
         (["--as", "music"], "invalid choice: 'music'"),
@@ -759,16 +762,16 @@ def test_wrong_options_are_refused(
 def test_the_report_is_readable(nginx: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", f"{nginx}/buffered/pulse", "--seconds", "4"]) == 1
     said = capsys.readouterr().out
-    assert "  hops      nginx/" in said
-    assert ", in lumps\n" in said
-    assert "\n! buffering: events come in lumps, up to " in said
+    assert "  proxies   nginx/" in said
+    assert ", in bursts\n" in said
+    assert "\n! buffering: events come in bursts, up to " in said
     assert "    nginx     proxy_buffering off; in the location" in said
     assert said.endswith("\n2 findings\n")
     assert max(map(len, said.splitlines())) <= 100
     assert "\x1b" not in said, "it is no terminal"
     eventually(lambda: main(["doctor", f"{nginx}/right/pulse", "--seconds", "0.5"]) == 0)
     said = capsys.readouterr().out
-    assert ", one by one, commonly " in said
+    assert ", one by one, " in said
     assert said.endswith("\nhealthy\n")
 
 
@@ -781,20 +784,20 @@ def test_what_a_server_says_does_not_reach_the_terminal_raw(
     assert "\x1b" not in capsys.readouterr().out
 
 
-def test_every_cure_is_that_of_a_finding() -> None:
+def test_every_fix_is_that_of_a_finding() -> None:
     source = Path(findings.__file__).read_text()
-    assert [code for code in CURES if f'"{code}"' not in source] == []
+    assert [code for code in FIXES if f'"{code}"' not in source] == []
 
 
 # Reading, without a network.
 
-EVENTS = Answer("1.1", 200, "OK", [("Content-Type", "text/event-stream")])
+EVENTS = ResponseHead("1.1", 200, "OK", [("Content-Type", "text/event-stream")])
 
 
 def test_items_are_cut_wherever_they_arrive_and_know_when_they_were_made() -> None:
     now = time.time()
     data = f':\n\nid: 7\ndata: {{"time": {now}}}\n\ndata: x\n\n'.encode()
-    arrivals = [Arrival(float(place), data[place : place + 1]) for place in range(len(data))]
+    arrivals = [Arrival(float(at), data[at : at + 1]) for at in range(len(data))]
     beat, first, last = items(arrivals, EVENTS)
     assert beat.beat
     assert (first.id, first.made, first.at) == ("7", now, len(data) - 10.0)
@@ -832,40 +835,40 @@ def made(*pairs: tuple[float, float]) -> list[Item]:
 def test_what_was_made_before_the_request_was_not_held_back() -> None:
     now = time.monotonic()
     history = made((0.1, -50), (0.1, -40), (0.1, -30), (0.2, 0.1), (0.3, 0.2), (0.4, 0.3))
-    assert Lumps.of(history, now, now) is None
+    assert Bursts.of(history, now, now) is None
     held = made((1.1, 0.1), (1.1, 0.6), (1.1, 1.0))
-    lumps = Lumps.of(held, now, now)
-    assert lumps is not None
-    assert lumps.largest == 3
-    assert lumps.held == pytest.approx(0.9, abs=0.01)
+    bursts = Bursts.of(held, now, now)
+    assert bursts is not None
+    assert bursts.largest == 3
+    assert bursts.held == pytest.approx(0.9, abs=0.01)
 
 
 def test_a_clock_that_is_wrong_does_not_matter() -> None:
     now = time.monotonic()
     for off in (-3600.0, 3600.0):
         fine = made(*((at / 10, at / 10 + off) for at in range(10)))
-        assert Lumps.of(fine, now - 1, now) is None
+        assert Bursts.of(fine, now - 1, now) is None
         held = made(*((2.0, at / 10 + off) for at in range(10)))
-        assert Lumps.of(held, now - 1, now) is not None
+        assert Bursts.of(held, now - 1, now) is not None
 
 
-def test_a_lump_that_was_cut_on_the_way_is_one() -> None:
+def test_a_burst_that_was_cut_on_the_way_is_one() -> None:
     now = time.monotonic()
-    lumps = [Item(now + at, 9) for t in (0.3, 0.6, 0.9) for at in (t, *[t + 0.001] * 7)]
-    found = Lumps.of(lumps, now, now)
+    bursts = [Item(now + at, 9) for t in (0.3, 0.6, 0.9) for at in (t, *[t + 0.001] * 7)]
+    found = Bursts.of(bursts, now, now)
     assert found is not None
     assert (found.largest, found.size, found.sure) == (8, 72, False)
 
 
-def test_items_that_come_fast_are_no_lump() -> None:
+def test_items_that_come_fast_are_no_burst() -> None:
     now = time.monotonic()
-    assert Lumps.of([Item(now + 0.5 + at / 1000, 9) for at in range(999)], now, now) is None
+    assert Bursts.of([Item(now + 0.5 + at / 1000, 9) for at in range(999)], now, now) is None
 
 
 def test_one_late_item_is_no_habit() -> None:
     now = time.monotonic()
     pairs = [(at / 10, at / 10) for at in range(20)]
-    assert Lumps.of(made(*pairs, (3.0, 2.1)), now - 1, now) is None
+    assert Bursts.of(made(*pairs, (3.0, 2.1)), now - 1, now) is None
 
 
 @pytest.mark.parametrize(
@@ -879,10 +882,10 @@ def test_one_late_item_is_no_habit() -> None:
     ],
 )
 def test_what_a_response_is_meant_to_be_is_seen(headers: dict[str, str], kind: str) -> None:
-    assert kind_of(Answer("1.1", 200, "OK", list(headers.items()))) == kind
+    assert kind_of(ResponseHead("1.1", 200, "OK", list(headers.items()))) == kind
 
 
 def test_an_event_without_an_end_is_nothing_to_look_at() -> None:
     arrivals = [Arrival(0, b"data: " + bytes(1 << 20))] * 20
-    with pytest.raises(NotExamined, match="no event stream that a browser would read"):
+    with pytest.raises(NotExamined, match="a browser could not read this event stream"):
         list(items(arrivals, EVENTS))

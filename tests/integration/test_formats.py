@@ -128,7 +128,7 @@ def test_sequences_have_the_header_that_they_are_given() -> None:
 def test_mappings_have_the_columns_of_the_first() -> None:
     rows: list[Any] = [{"id": 1, "name": "Ada"}, {"name": "Bob"}]
     assert text(csv_rows(lazily(rows))) == "id,name\r\n1,Ada\r\n,Bob\r\n"
-    with pytest.raises(BodyError, match=r"item 3 .*no column for 'x': name all in columns="):
+    with pytest.raises(BodyError, match=r"item 3 .*no column for 'x': list all columns"):
         list(csv_rows([*rows, {"x": 1}]))
 
 

@@ -27,8 +27,8 @@ from support.servers import HERE, ROOT, Raw, Running, connect, eventually, serve
 
 from vento_wsgi.cli import main
 from vento_wsgi.cli.terminal import width
+from vento_wsgi.cli.top import command as top_module
 from vento_wsgi.cli.top.screen import screen
-from vento_wsgi.server import top as top_module
 from vento_wsgi.server.drain import KEPT, Drain
 from vento_wsgi.server.status import folder, is_private
 from vento_wsgi.streaming.stream import Stream
@@ -288,7 +288,7 @@ def test_what_other_users_say_is_shown_to_root_escaped_and_bounded(hostile: Path
 def test_a_user_who_is_not_root_is_shown_no_other_users_streams(home: Path) -> None:
     # argparse imports locale late, where the other user may not read the standard library
     code = "import locale, os, sys; from pathlib import Path; from vento_wsgi.cli import main; "
-    code += "from vento_wsgi.server import top; os.setgroups([]); os.setgid(65533); "
+    code += "from vento_wsgi.server import status; os.setgroups([]); os.setgid(65533); "
     code += "os.setuid(65533); sys.exit(main(['top', '--json', *sys.argv[1:]]))"
     for more in ({}, {"XDG_RUNTIME_DIR": str(home)}):
         done = subprocess.run(
@@ -382,7 +382,7 @@ def test_a_server_is_named_by_pid_or_address(
         eventually(lambda: len(sockets(folder().parent)) == 3)
         assert main(["top", "--once"]) == 2
         said = capsys.readouterr().err
-        assert "several servers run: say which" in said
+        assert "several servers run: choose one" in said
         assert str(server.pid) in said
         assert f"127.0.0.1:{other.port}" in said
         for name in (

@@ -1,6 +1,6 @@
-"""SubscriberQueue: where the events of one subscriber wait until it takes them.
+"""SubscriberQueue: the events of one subscriber that it has not taken yet.
 
-The fan-out puts them there, in its thread or greenlet, and the subscriber takes them in its own.
+The fan-out puts them in, in its thread or greenlet; the subscriber takes them out, in its own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ..exceptions import BrokerError, Lagged
 from ..sse import COMMENT
 from .backends.event_log import EventLog, Position, Topics
 from .frames import Backlog, Frame, Slow
-from .wake_event import bell
+from .wake_event import wake_event
 
 if TYPE_CHECKING:
     from .fanout import Fanout
@@ -22,9 +22,9 @@ __all__ = ["Lagged", "SubscriberQueue"]
 
 
 class SubscriberQueue:
-    """The frames of `topics` that are later than what was taken, up to `limit`; see Slow.
+    """The frames of `topics` that were not taken yet. `slow` says what happens beyond `limit`.
 
-    over: why nothing more will come, if so. closed: whether nobody will take any more.
+    over: the error that ended the subscription, if any. closed: whether the subscriber has left.
     """
 
     def __init__(self, source: EventLog, topics: Topics, limit: int, slow: Slow) -> None:
@@ -32,49 +32,49 @@ class SubscriberQueue:
         self.over: BrokerError | None = None
         self.closed = False
         self._backlog = Backlog(source, limit, slow)
-        self._after: Position | None = None  # until it has caught up
-        self._bell = bell()
+        self._after: Position | None = None  # None until the first skip() or take()
+        self._wake_event = wake_event()
         self._lock = threading.Lock()
         self._fanout: Fanout | None = None
 
     # the subscriber's side
 
     def join(self, fanout: Fanout) -> Position:
-        """Be told what is published; returns the position after which it will be."""
+        """Register with the fan-out. Returns the position after which it puts events in."""
         self._fanout = fanout
         position = fanout.join(self)
-        if self.closed:  # while it caught up
+        if self.closed:  # closed meanwhile by another greenlet or thread
             self.leave()
         return position
 
     def leave(self) -> None:
-        """Be told no more; further calls do nothing."""
+        """Unregister from the fan-out. Further calls do nothing."""
         if self._fanout is not None:
             self._fanout.leave(self)
 
     def abandon(self) -> None:
-        """Leave, and take no more.
+        """Leave, and mark the queue as closed.
 
-        Waits for no lock: this is called where a subscription is collected as garbage, too.
+        Takes no lock, since the garbage collector may call it at any point.
         """
         self.closed = True
         self.leave()
 
     def close(self) -> None:
-        """Abandon it, and have a take() that waits return, whatever greenlet or thread is there."""
+        """Abandon the queue, and make a waiting take() return, in any greenlet or thread."""
         self.abandon()
-        self._bell.ring()
+        self._wake_event.set()
 
     def skip(self, position: Position) -> None:
-        """Forget what is not later than `position`."""
+        """Drop all frames up to `position`."""
         with self._lock:
             self._after = position
             self._backlog.skip(position)
 
     def take(self, patience: float | None) -> Frame | None:
-        """The next frame; None if it was closed, a comment after `patience` seconds without any.
+        """The next frame; a comment after `patience` seconds without one; None if it was closed.
 
-        Raises what is `over`.
+        Raises `over`.
         """
         until = None if patience is None else time.monotonic() + patience
         while not self.closed:
@@ -88,7 +88,7 @@ class SubscriberQueue:
                     raise self.over
             if left is not None and left <= 0:
                 return Frame(self._after, COMMENT)
-            self._bell.wait(left)
+            self._wake_event.wait(left)
         return None
 
     # the fan-out's side
@@ -109,13 +109,13 @@ class SubscriberQueue:
                 )
         if self.over is not None:
             self.leave()
-        self._bell.ring()
+        self._wake_event.set()
 
     def dismiss(self) -> None:
         with self._lock:
             self.over = self.over or BrokerError(
-                "the broker has been closed, or its log is another one now; "
+                "the broker has been closed, or its log was replaced or set back; "
                 "subscribe again after the subscription's last_id"
             )
         self.leave()
-        self._bell.ring()
+        self._wake_event.set()

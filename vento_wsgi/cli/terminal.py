@@ -1,8 +1,8 @@
-"""Terminal: text from servers and clients, made safe to print and measured in columns.
+"""Terminal: make text from servers and clients safe to print, and measure it in columns.
 
-A terminal obeys control characters, and some of them send its keyboard's input. Bidirectional
-controls and right-to-left letters change the order of a line, so that one cell shows as a part
-of another. All of these, and marks that stack upon the letter before, are shown as escapes.
+A terminal executes control sequences, and some of them make it type input. Bidirectional controls
+and right-to-left letters reorder a line, so that one cell looks like a part of another. All of
+these, and combining marks, which stack on the letter before, are shown as escapes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["cut", "safe", "width", "write"]
 
 
 def safe(text: str, limit: int = 200) -> str:
-    """`text` without what a terminal would obey, on one line, of at most `limit` characters."""
+    """`text` on one line, with all unsafe characters escaped, of at most `limit` characters."""
     shown = "".join(map(_shown, text[:limit]))
     return shown if max(len(text), len(shown)) <= limit else f"{shown[: limit - 1]}…"
 
@@ -39,14 +39,14 @@ def width(text: str) -> int:
 
 
 def cut(text: str, columns: int) -> str:
-    """The beginning of safe text that fits into so many columns."""
+    """The longest beginning of safe text that fits into `columns`."""
     while width(text) > columns:
         text = text[: max(columns // 2, len(text) - (width(text) - columns + 1) // 2)]
     return text
 
 
 def write(text: str, to: TextIO | None = None) -> None:
-    """Write to a terminal or file, whatever its encoding can say."""
+    """Write to a terminal or file; characters that its encoding does not have become "?"."""
     to = to or sys.stdout
     encoding = to.encoding or "ascii"
     to.write(text.encode(encoding, "replace").decode(encoding))

@@ -1,4 +1,4 @@
-"""The streams of vento_wsgi as other frameworks' own responses, and metrics of them."""
+"""Streams of vento_wsgi as responses of Flask and Django, and metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ _WHOLE = (str, bytes, bytearray, memoryview, list, tuple, Subscription)
 
 
 def runs(body: Any) -> bool:
-    """Whether something of the application's runs when it is iterated. Raises BodyError."""
+    """Whether iterating `body` runs code of the application. Raises BodyError if it is no body."""
     bodies.check(body)
     return not (isinstance(body, _WHOLE) or hasattr(body, "read") or hasattr(body, "iter_content"))

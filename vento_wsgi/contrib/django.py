@@ -1,22 +1,23 @@
-"""Streams as Django's responses.
+"""Streams as responses of Django.
 
     from vento_wsgi.contrib.django import sse, stream
 
     def export(request):
         return stream(request, rows(), "text/csv")
 
-What they take after the request is what the methods of Context take, by the same names. They
-return a StreamingHttpResponse, so Django's middleware sees what it expects.
+After the request, the functions take the same arguments as the methods of Context with the same
+names. They return a StreamingHttpResponse, which Django's middleware can handle.
 
-A generator sees the language, the time zone and the URLconf of its view, and what packages keep
-in ContextVars and in asgiref's Local, as they were when it was given to `stream` or `sse`. What
-is kept by thread is not there under gevent and in threads of ours, where another greenlet or
-thread runs the generator: threading.local, a Local that is thread_critical, and so the tenant of
-a database connection. The view passes such things to the generator.
+A generator sees the language, the time zone and the URLconf of its view, and everything else that
+is in ContextVars or asgiref's Local, as of the call of `stream` or `sse`. It does not see values
+that are stored by thread, because another greenlet or thread may run it: threading.local, a Local
+with thread_critical, and therefore the tenant of a database connection. The view must pass such
+values to the generator.
 
-The view's database connection is given back before the stream begins, and those that a generator
-opens when it ends: a stream that only waits holds none. (So a generator makes its cursor itself.)
-GZipMiddleware compresses all but event streams, which it would hold up, and ranges.
+The view's database connection is closed before the stream starts, and connections that a generator
+opens are closed when it ends, so a stream that only waits holds none. (A generator must therefore
+make its own cursor.) GZipMiddleware compresses all responses except ranges and event streams, which
+it would delay.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def stream(
     headers: HeadersLike = None,
     **policies: Unpack[StreamOptionsDict],
 ) -> StreamingHttpResponse:
-    """``Context.stream`` as a response of Django's."""
+    """``Context.stream`` as a response of Django."""
     response = Context(request.META).stream(
         _in_view(body), content_type, status=status, headers=headers, **policies
     )
@@ -85,7 +86,7 @@ def sse(
     headers: HeadersLike = None,
     **policies: Unpack[StreamOptionsDict],
 ) -> StreamingHttpResponse:
-    """``Context.sse`` as a response of Django's."""
+    """``Context.sse`` as a response of Django."""
     response = Context(request.META).sse(_in_view(events), headers=headers, **policies)
     return _Streaming(request, response)
 
@@ -99,7 +100,7 @@ def file(
     download: bool | str = False,
     headers: HeadersLike = None,
 ) -> StreamingHttpResponse:
-    """``Context.file`` as a response of Django's. Raises Http404 or PermissionDenied."""
+    """``Context.file`` as a response of Django. Raises Http404 or PermissionDenied."""
     try:
         response = Context(request.META).file(
             path, content_type, root=root, download=download, headers=headers
@@ -120,14 +121,14 @@ def last_event_id(request: HttpRequest) -> str | None:
 
 
 class _Streaming(StreamingHttpResponse):  # type: ignore[misc]
-    """A response of ours as Django has it."""
+    """A Response of this package as a response of Django."""
 
     block_size = bodies.READ_SIZE
     file_to_stream: Window | None = None
-    """What Django gives to wsgi.file_wrapper, where there is one."""
+    """The file that Django gives to the server's wsgi.file_wrapper, if any."""
 
     def __init__(self, request: HttpRequest, response: Response) -> None:
-        environ = request.META  # of a WSGIRequest it is the environ
+        environ = request.META  # a WSGIRequest has its environ here
         status, headers = response.head(environ)
         self._body = _Body(response, environ)
         super().__init__(self._body, status=int(status.partition(" ")[0]))
@@ -142,14 +143,14 @@ class _Streaming(StreamingHttpResponse):  # type: ignore[misc]
 
     def _add_cookie(self, cookie: _Cookie) -> None:
         name = cookie.key
-        if name in self.cookies:  # for another path or domain, perhaps
-            name = f"{name} {len(self.cookies)}"  # no cookie has a space in its name
+        if name in self.cookies:  # the same name may be set for another path or domain
+            name = f"{name} {len(self.cookies)}"  # a unique key: cookie names have no spaces
         if cookie.key or cookie.value:
             self.cookies[name] = cookie
 
     @property
     def streaming_content(self) -> Any:
-        """Django's; middleware that replaces it replaces what would be parked or sent as a file."""
+        """The body. Middleware may replace it; then it is not parked, nor sent by sendfile."""
         return super().streaming_content
 
     @streaming_content.setter
@@ -159,17 +160,20 @@ class _Streaming(StreamingHttpResponse):  # type: ignore[misc]
         StreamingHttpResponse.streaming_content.fset(self, value)
 
     def has_header(self, header: str) -> bool:
-        """Django's; an event stream and a part of a file are not for GZipMiddleware."""
+        """Whether the response has a header.
+
+        An event stream or a range claims a Content-Encoding, so that GZipMiddleware skips it.
+        """
         if header.lower() == "content-encoding" and (self._live or self.status_code == 206):
-            if not self._live:  # the whole file would be coded (RFC 9110, section 15.3.7)
+            if not self._live:  # a 200 would be compressed, so it varies (RFC 9110, 15.3.7)
                 patch_vary_headers(self, ["Accept-Encoding"])
             return True
         return bool(super().has_header(header))
 
     def vento_body(self) -> Any:
-        """The body of ours that this stands for; None if middleware has made another of it.
+        """The body of our Response; None if middleware has replaced it.
 
-        Called in the greenlet of the view, whose database connection is given back here.
+        Called in the greenlet of the view, and closes the view's database connection.
         """
         if self._content is not self._body:
             return None
@@ -180,14 +184,14 @@ class _Streaming(StreamingHttpResponse):  # type: ignore[misc]
 
     def close(self) -> None:
         try:
-            if self._window is not None:  # Django has put this method in the place of its own
+            if self._window is not None:  # Django has replaced the file's own close() by this one
                 Window.close(self._window)
         finally:
             super().close()
 
 
 class _Body(Iterator[bytes]):
-    """The body of `response`, made when the server comes for it: middleware may drop it."""
+    """The body of `response`. It is made at the first step, since middleware may drop it."""
 
     def __init__(self, response: Response, environ: WSGIEnvironment) -> None:
         self._response = response
@@ -215,10 +219,10 @@ class _Body(Iterator[bytes]):
 
 
 class _Cookie(Morsel[str]):
-    """A cookie as Django has it, made of a Set-Cookie field that a view wrote.
+    """A cookie for Django, parsed from a Set-Cookie field.
 
-    ``SimpleCookie.load`` drops all of a field if it finds something that it does not know.
-    Here the value and the attributes that http.cookies does not know stay as they are.
+    ``SimpleCookie.load`` would drop the whole field if it had an unknown attribute. Here the value,
+    and attributes that http.cookies does not know, are kept as they are.
     """
 
     _FLAGS = ("httponly", "partitioned", "secure")
@@ -228,11 +232,11 @@ class _Cookie(Morsel[str]):
         super().__init__()
         pair, *attributes = (part.strip() for part in field.split(";"))
         name, equals, coded = pair.partition("=")
-        if not equals:  # browsers take it for the value of a cookie without a name
+        if not equals:  # browsers take the text for the value of a cookie without a name
             name, coded = "", pair
         name, coded = name.strip(), coded.strip()
         value, _ = SimpleCookie().value_decode(coded)
-        # unlike set() this takes any name
+        # unlike set(), this accepts any name
         self.__setstate__(  # type: ignore[attr-defined]
             {"key": name, "value": value, "coded_value": coded}
         )
@@ -241,7 +245,7 @@ class _Cookie(Morsel[str]):
             key, _, said = attribute.partition("=")
             key, said = key.strip().lower(), said.strip()
             flag = key in self._FLAGS
-            # Partitioned is known from Python 3.14 on
+            # http.cookies knows Partitioned since Python 3.14
             if key in self._KNOWN and key in self and (flag or said):
                 self[key] = True if flag else said
             else:
@@ -253,19 +257,19 @@ class _Cookie(Morsel[str]):
 
 
 def _in_view(body: Any) -> Any:
-    """A body that runs as its view does, if anything in it runs."""
+    """The body, in the context of its view if iterating it runs code of the application."""
     return _InView(body) if runs(body) else body
 
 
 class _InView(Iterator[object]):
-    """A body that runs in a copy of the context of its view, wherever it is iterated and closed.
+    """A body that runs in a copy of the context of its view, in any greenlet or thread.
 
-    A Stream may iterate it in another greenlet or thread, and middleware may have forgotten by
-    then what the view could see: the language, the time zone, and what else is in a ContextVar
-    or in a Local of asgiref's. What it changes there is its own.
+    A Stream may iterate it in another greenlet or thread, and by then middleware may have reset
+    what the view saw: the language, the time zone, and other ContextVars and Locals of asgiref.
+    Changes that the body makes stay in the copy.
 
-    Database connections are kept by thread, or greenlet. So those that the body opens are given
-    back where it runs.
+    Django keeps database connections by thread or greenlet. So the connections that the body opens
+    are closed where it runs.
     """
 
     def __init__(self, body: Any) -> None:
@@ -310,16 +314,16 @@ class _InView(Iterator[object]):
         return self._context.run(function)
 
     def _release(self) -> None:
-        # another greenlet may run the next body as well: it finds nothing of this one
+        # a greenlet or thread of a pool may run another body later, which must find nothing of this
         _release(forget=self._home != threading.get_ident())
 
 
 def _take_locals(context: Contextvars) -> None:
-    """Make what the current context holds in Locals of asgiref's its own and this thread's.
+    """Give the current context its own values in Locals of asgiref, visible in this thread.
 
-    A Local keeps its values in a ContextVar. Newer versions (3.12) mark them with their thread,
-    and no other sees them, unless asgiref moves them. Older ones (3.8) change a dict in place
-    that all copies of a context have in common.
+    A Local keeps its values in a ContextVar. Newer versions (3.12) show them only in the thread
+    that set them, unless asgiref moves them. Older ones (3.8) keep them in a dict that all copies
+    of a context share.
     """
     _restore_context(context)
     for var, value in context.items():
@@ -328,9 +332,10 @@ def _take_locals(context: Contextvars) -> None:
 
 
 def _release(*, forget: bool = False) -> None:
-    """Close the database connections of this thread, also those that are to be kept.
+    """Close the database connections of this thread or greenlet, even persistent ones.
 
-    Under gevent nobody else could use them meanwhile. forget: and what was set on them.
+    Nobody else could use them while the stream runs. forget: whether to drop the connection
+    objects as well, with everything that was set on them.
     """
     for connection in connections.all(initialized_only=True):
         if not connection.in_atomic_block:

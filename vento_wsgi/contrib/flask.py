@@ -1,4 +1,4 @@
-"""Streams as Flask's responses.
+"""Streams as responses of Flask.
 
     from vento_wsgi.contrib.flask import sse, stream
 
@@ -6,10 +6,10 @@
     def export():
         return stream(rows(), "text/csv")
 
-What they take is what the methods of Context take, by the same names. They return an
-``app.response_class``, so ``after_request`` functions and extensions see what they expect: they
-may replace the body, or read it whole by ``get_data()`` as of any response that is a generator.
-A generator keeps the request context, as with Flask's own ``stream_with_context``.
+The functions take the same arguments as the methods of Context with the same names. They return an
+``app.response_class``, so ``after_request`` functions and extensions can use the response like any
+other of Flask: they may replace its body, or read all of it by ``get_data()``. A generator keeps
+the request context, as with Flask's own ``stream_with_context``.
 """
 
 from __future__ import annotations
@@ -89,24 +89,24 @@ def _context() -> Any:
 @cache
 def _response_class(base: Any) -> type[Response]:
     def reduce(response: Response) -> Any:
-        """Pickle it as a response of the application's class, if ``freeze()`` was called."""
+        """Pickle as a plain response of the application's class; needs ``freeze()`` before."""
         if not response.is_sequence:
-            raise TypeError("a stream cannot be pickled: call its freeze()")
+            raise TypeError("a stream cannot be pickled: call its freeze() before")
         return base, (response.response, response.status, list(response.headers))
 
     return type(f"Streaming{base.__name__}", (Response, base), {"__reduce__": reduce})
 
 
 def _kept(body: Any) -> Any:
-    """A body that runs in the request's context, if anything in it runs."""
+    """The body, in the context of the request if iterating it runs code of the application."""
     return _Kept(body) if runs(body) else body
 
 
 class _Kept(Iterator[object]):
-    """Flask's stream_with_context, wherever it is iterated and closed.
+    """Flask's stream_with_context, which may be iterated and closed in any greenlet or thread.
 
-    What was pushed must be popped in the same contextvars.Context, and a Stream may run its
-    source in another than that of the view.
+    Flask must pop a context in the contextvars.Context in which it pushed it, but a Stream may run
+    its source in another one than the view's. So all steps run in one copy.
     """
 
     def __init__(self, body: Any) -> None:
@@ -120,7 +120,7 @@ class _Kept(Iterator[object]):
         return self._context.run(next, self._items)
 
     def close(self) -> None:
-        if not self._begun:  # only what is begun has the request's context
+        if not self._begun:  # stream_with_context pushes the context at the first step
             self._begun = self._dropped = True
             self._context.run(next, self._items, None)
         self._context.run(self._items.close)

@@ -1,4 +1,4 @@
-"""prometheus: what the streams of an application do, by route. ``pip install vento_wsgi[metrics]``
+"""prometheus: metrics of an application's streams, by route. ``pip install vento_wsgi[metrics]``
 
     from vento_wsgi.contrib.prometheus import StreamMetrics
     metrics = StreamMetrics()
@@ -7,21 +7,23 @@
     vento_streams_open{route}                   a gauge
     vento_streams_opened_total{route}
     vento_streams_ended_total{route, reason}    reasons as in ``Ending``
-    vento_stream_bytes_total{route}             when a stream has ended, as are all that follow
-    vento_stream_pieces_total{route}            in event streams about one an event
-    vento_stream_duration_seconds{route}        histograms
-    vento_stream_first_chunk_seconds{route}     not of parked subscriptions
-    vento_stream_backlog_bytes{route}           made, but not taken by the client
+    vento_stream_bytes_total{route}             this and all below: counted when a stream ends
+    vento_stream_pieces_total{route}            writes; in event streams about one an event
+    vento_stream_duration_seconds{route}        a histogram
+    vento_stream_first_chunk_seconds{route}     a histogram, without parked subscriptions
+    vento_stream_backlog_bytes{route}           a histogram of bytes that the client did not take
 
-A route is its pattern, ``GET /users/<int:id>``; streams without one, of mounted applications, are
-``other``. With several workers each would tell of itself alone: give them a directory that is
-empty when gunicorn starts, in ``PROMETHEUS_MULTIPROC_DIR``, and gunicorn this hook, so that the
-streams of a worker that died are not counted as open for ever:
+The label `route` is the pattern, ``GET /users/<int:id>``; streams without a route, such as those of
+mounted applications, have ``other``.
+
+With several workers, a scrape would see the metrics of one worker only. To combine them, set
+``PROMETHEUS_MULTIPROC_DIR`` to a directory that is empty when gunicorn starts, and give gunicorn
+this hook, so that the streams of a worker that died do not count as open for ever:
 
     from vento_wsgi.contrib.prometheus import child_exit     # in gunicorn.conf.py
 
-gunicorn's master never imports prometheus_client for it: workers that are forked later would have
-its locks as they were before gevent patched the standard library.
+The hook does not import prometheus_client in gunicorn's master: workers forked later would inherit
+locks that were made before gevent patched the standard library.
 """
 
 from __future__ import annotations
@@ -45,23 +47,23 @@ __all__ = ["DIRECTORY", "OTHER", "StreamMetrics", "child_exit"]
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 OTHER = "other"
-"""The route of all streams that have none: their paths are the clients' to choose, without end."""
+"""The label of streams without a route. Paths are no label: clients could make any number."""
 
 SECONDS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 14400, 86400)
-"""A stream may be a short answer, or a browser's tab that stays open all day."""
+"""Buckets of durations: from a short response to a browser tab that is open all day."""
 
 FIRST = (0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-"""From what is ready to a language model that thinks."""
+"""Buckets of seconds to the first chunk: up to a language model that thinks."""
 
 BYTES = (0, 1024, 16 * 1024, 64 * 1024, 256 * 1024, 1024 * 1024)
-"""Up to what a stream may hold; see MAX_BUFFER, MAX_PIECE, and the backlog of subscriptions."""
+"""Buckets of backlogs: up to what a stream or subscription can hold."""
 
 
 class StreamMetrics:
-    """Counts every stream of the process from now on, and is the handler that tells.
+    """Counts every stream of the process, from now on; itself the handler of the scrape.
 
-    registry: where the metrics are made, once for each; prometheus_client's own by default.
-    Raises ValueError if they are there.
+    registry: where the metrics are registered; by default the registry of prometheus_client.
+    Raises ValueError if the registry already has them.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
@@ -94,10 +96,10 @@ class StreamMetrics:
         observers.append(self)
 
     def close(self) -> None:
-        """Count no more."""
+        """Stop counting."""
         observers.remove(self)
 
-    # what the engine says
+    # the observer, which the engine calls
 
     def opened(self, route: str) -> None:
         label = _label(route)
@@ -115,11 +117,11 @@ class StreamMetrics:
         if ending.first is not None:
             self._first.labels(label).observe(ending.first)
 
-    # what Prometheus asks
+    # the scrape
 
     @property
     def registry(self) -> CollectorRegistry:
-        """What is told: this process's metrics, or in multi-process mode those of all."""
+        """The registry to expose: of this process, or of all workers in multi-process mode."""
         if DIRECTORY not in os.environ:
             return self._registry
         from prometheus_client import CollectorRegistry
@@ -130,7 +132,7 @@ class StreamMetrics:
         return registry
 
     def __call__(self, ctx: Context) -> Response:
-        """A handler: all metrics, in the format that the scraper asks for."""
+        """A handler that returns all metrics, in the format that Accept asks for."""
         from prometheus_client.exposition import choose_encoder
 
         encode, content_type = choose_encoder(ctx.headers.get("Accept", ""))
@@ -138,16 +140,16 @@ class StreamMetrics:
 
     @property
     def wsgi_app(self) -> WSGIApplication:
-        """The same as a WSGI application."""
+        """The same handler as a WSGI application."""
         from prometheus_client.exposition import make_wsgi_app
 
         return make_wsgi_app(self.registry)
 
 
 def child_exit(server: Any, worker: Any) -> None:  # noqa: ARG001
-    """A hook of gunicorn's: what a worker that has exited had open is open no more."""
+    """A hook of gunicorn: remove the gauges of a worker that has exited."""
     if DIRECTORY in os.environ:
-        # what mark_process_dead() of prometheus_client does
+        # as mark_process_dead() of prometheus_client does
         path = glob.escape(os.environ[DIRECTORY])
         for file in glob.glob(f"{path}/gauge_live*_{worker.pid}.db"):
             with suppress(FileNotFoundError):

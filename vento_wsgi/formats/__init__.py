@@ -1,15 +1,14 @@
-"""Formats: rows as NDJSON, JSON and CSV, frames and parts as multipart; each row when it exists.
+"""Formats: rows as NDJSON, JSON or CSV, and parts as multipart, each sent as soon as it exists.
 
     rows = ndjson(query())
     return ctx.stream(rows, rows.content_type)
 
-A row of a source that may wait is a chunk of its own: nobody can know whether the next one is
-about to come, so none is held back for it. Under gevent the stream joins those that are ready
-together, at a tenth of what it costs to make them. A list or a tuple never waits: its rows are
-joined here, up to CHUNK bytes.
+Each row of a source that may wait is a chunk of its own, since the source may wait before the
+next row. Under gevent the stream joins the chunks that are ready at the same time. A list or a
+tuple never waits, so its rows are joined here, into chunks of CHUNK bytes.
 
-What a row cannot become is a BodyError that tells its number, in mid-stream; then the closing
-bracket of an array and the closing delimiter of a multipart body stay away.
+A row that cannot be encoded raises BodyError with its number, in the middle of the stream. Then
+the closing bracket of an array, or the closing delimiter of a multipart body, is not sent.
 """
 
 from .formatted import Formatted

@@ -1,4 +1,4 @@
-"""Formatted: the chunks of a format, one an item, and the duty to close what they come from."""
+"""Formatted: an iterator of the chunks of a format, which closes its source."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import csv
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
+from ..bodies.sources import encode as encode_item
 from ..exceptions import BodyError
 
 __all__ = ["CHUNK", "Format", "Formatted", "as_bytes", "each"]
 
 CHUNK = 64 * 1024
-"""Bytes in which the rows of a list are joined: larger writes are no cheaper."""
+"""Bytes to which the rows of a list are joined: larger writes are no cheaper."""
 
 Format = Callable[[Iterator[Any]], Iterator[bytes]]
 
 
 class Formatted(Iterator[bytes]):
-    """The chunks of a format, and what to send them as: ``content_type``."""
+    """The chunks of a format. content_type: the Content-Type to send them with."""
 
     __slots__ = ("_chunks", "_rows", "content_type")
 
@@ -31,13 +32,13 @@ class Formatted(Iterator[bytes]):
         self.content_type = content_type
 
     def __iter__(self) -> Iterator[bytes]:
-        return self._chunks  # the same iterator, at less a step
+        return self._chunks  # the same items, without a call of our __next__ for each
 
     def __next__(self) -> bytes:
         return next(self._chunks)
 
     def close(self) -> None:
-        """Close the source, also if nothing was taken of it; further calls do nothing."""
+        """Close the source, even if nothing was read from it. Further calls do nothing."""
         rows, self._rows = self._rows, None
         try:
             self._chunks.close()
@@ -47,7 +48,7 @@ class Formatted(Iterator[bytes]):
 
 
 def each(rows: Iterator[Any], encode: Callable[[Any], bytes], what: str) -> Iterator[bytes]:
-    """The bytes of each. Raises BodyError with the number of one that cannot become `what`."""
+    """Encode each row. Raises BodyError with the number of a row that cannot become `what`."""
     for number, row in enumerate(rows, 1):
         try:
             chunk = encode(row)
@@ -57,12 +58,10 @@ def each(rows: Iterator[Any], encode: Callable[[Any], bytes], what: str) -> Iter
 
 
 def as_bytes(item: Any) -> bytes:
-    """Text as UTF-8, bytes-like as it is. Raises TypeError."""
-    if isinstance(item, str):
-        return item.encode()
-    if isinstance(item, (bytes, bytearray, memoryview)):
-        return bytes(item)
-    raise TypeError(f"it is {type(item).__name__}, not str or bytes")
+    """Text as UTF-8, bytes-like as bytes. Raises TypeError."""
+    if not isinstance(item, (str, bytes, bytearray, memoryview)):
+        raise TypeError(f"it is {type(item).__name__}, not str or bytes")
+    return encode_item(item)
 
 
 def _hint(rows: Any) -> str:
@@ -91,7 +90,7 @@ def _joined(chunks: Iterator[bytes]) -> Iterator[bytes]:
                 yield b"".join(ready)
                 ready.clear()
                 size = 0
-    except Exception:  # what was whole before it leaves
+    except Exception:  # send the rows before the one that failed
         yield b"".join(ready)
         raise
     yield b"".join(ready)

@@ -1,9 +1,10 @@
-"""Multipart: parts one after the other (RFC 2046), or each in the place of the one before it.
+"""Multipart bodies: parts one after the other (RFC 2046), or each replacing the one before it.
 
-The type is that of the parts, and the delimiter follows each part at once: a client knows the
-end of a part by it. Browsers show a frame only when they have the headers of the next one
-(https://crbug.com/527446), so these follow as well; frames thus all have one type, and no
-length, which nobody can know in advance.
+The delimiter is sent directly after each part, not before the next, because a client recognises
+the end of a part by it. With multipart/x-mixed-replace, browsers show a frame only once they have
+the headers of the next one (https://crbug.com/527446), so these headers are sent with the
+delimiter. All frames therefore have the same type, and no Content-Length: the length of the next
+frame is not known yet.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ def multipart_mixed(
     replace: bool = False,
     boundary: str | None = None,
 ) -> Formatted:
-    """The parts of a multipart body: multipart/mixed, or multipart/x-mixed-replace.
+    """A multipart body: multipart/mixed, or multipart/x-mixed-replace.
 
-    parts: the content of each, of the type `part_type`, or its headers and its content.
-    replace: each part takes the place of the one before it, as the frames of a camera do in
-        ``<img src=…>``; these are contents alone.
-    boundary: up to 70 characters by RFC 2046; a random one by default, which no part contains.
+    parts: each is a content, of the type `part_type`, or a pair of headers and content.
+    replace: each part replaces the one before it, like the frames of a camera in
+        ``<img src=…>``. Such parts cannot have headers of their own.
+    boundary: 1 to 70 characters (RFC 2046, section 5.1.1); random by default.
 
-    Raises BodyError if `parts` are none, ValueError on a boundary or a type that is none.
+    Raises BodyError if `parts` is not iterable, ValueError if the boundary or type is invalid.
     """
     if boundary is not None and not _BOUNDARY.fullmatch(boundary):
         raise ValueError(f"a boundary has 1 to 70 characters by RFC 2046, not {boundary!r}")
@@ -51,7 +52,7 @@ def multipart_mixed(
             raise ValueError("it contains the boundary: leave boundary= out")
         if replace:
             if head is not None:
-                raise ValueError("frames that replace one another have no headers of their own")
+                raise ValueError("with replace=True parts have no headers of their own")
             return data + following
         head = default if head is None else _head(head)
         return b"%b\r\nContent-Length: %d\r\n\r\n%b%b" % (head, len(data), data, following)
@@ -69,7 +70,7 @@ def multipart_mixed(
 
 
 def _head(headers: Mapping[str, str]) -> bytes:
-    """A part's headers, each after its line break."""
+    """The headers of a part, each preceded by CRLF."""
     for name, value in headers.items():
         if not is_legal(name, value):
             raise ValueError(f"the header {name!r} cannot be sent: {value!r}")

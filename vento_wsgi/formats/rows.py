@@ -1,4 +1,4 @@
-"""Rows: NDJSON, a JSON array, CSV."""
+"""Formats of rows: NDJSON, a JSON array, CSV."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .formatted import Formatted, as_bytes, each
 __all__ = ["FORMULA", "csv_rows", "json_array", "ndjson"]
 
 FORMULA = tuple("=+-@\t\r\n\0＝＋－＠")
-"""What a formula begins with, by OWASP's "CSV Injection", and ASVS 5, 1.2.10."""
+"""The beginnings of a formula, by OWASP's "CSV Injection" and ASVS 5, 1.2.10."""
 
 _NUMBERS = frozenset((int, float, bool, type(None)))
 
@@ -24,8 +24,10 @@ _compact = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(","
 def ndjson(rows: Iterable[Any], *, dumps: Callable[[Any], str | bytes] = _compact) -> Formatted:
     """Each row as JSON on a line of its own (application/x-ndjson).
 
-    dumps: makes JSON of a row, as str or bytes in one line, for types that ``json`` does not
-        know, or another library: ``orjson.dumps``. Raises BodyError if `rows` are none.
+    dumps: encodes a row as one line of JSON, str or bytes; for types that ``json`` does not know,
+        or for a faster library: ``orjson.dumps``.
+
+    Raises BodyError if `rows` is not iterable.
     """
 
     def encode(row: Any) -> bytes:
@@ -33,7 +35,7 @@ def ndjson(rows: Iterable[Any], *, dumps: Callable[[Any], str | bytes] = _compac
             return (_compact(row) + "\n").encode()
         line = as_bytes(dumps(row))
         if b"\n" in line:
-            raise ValueError("dumps gave more than one line")
+            raise ValueError("dumps returned more than one line")
         return line + b"\n"
 
     def run(rows: Iterator[Any]) -> Iterator[bytes]:
@@ -43,10 +45,10 @@ def ndjson(rows: Iterable[Any], *, dumps: Callable[[Any], str | bytes] = _compac
 
 
 def json_array(rows: Iterable[Any], *, dumps: Callable[[Any], str | bytes] = _compact) -> Formatted:
-    """The rows as one JSON array (application/json): ``[]`` of none.
+    """The rows as one JSON array (application/json); ``[]`` if there are none.
 
-    After an error, or a stream that ended early, its closing bracket is missing, so that no
-    parser takes a part for all. dumps: as for ``ndjson``.
+    If the stream fails or ends early, the closing bracket is missing, so no parser takes a part
+    for the whole. dumps: as for ``ndjson``.
     """
 
     def run(rows: Iterator[Any]) -> Iterator[bytes]:
@@ -69,17 +71,18 @@ def csv_rows(
 ) -> Formatted:
     """The rows as CSV (RFC 4180, text/csv), by the ``csv`` module.
 
-    rows: mappings, or sequences of cells. columns: the header, and of mappings the keys in
-        their order, others being left out. Without it, mappings have the keys of the first one,
-        and another key later is an error; sequences have no header. A missing key is empty.
-    guard: keeps spreadsheets from running cells as formulas: text that begins as one does
+    rows: mappings, or sequences of cells.
+    columns: the header row. Of mappings, only these keys are written, in this order. Without
+        `columns`, the keys of the first mapping are the header, and a later mapping with another
+        key is an error; sequences get no header. A missing key is an empty cell.
+    guard: keeps spreadsheets from running cells as formulas. Text that begins like a formula
         (``= + - @``, tab, CR, LF, NUL, full-width forms) gets an apostrophe before it, and all
-        text is quoted. ``=1+1`` becomes ``'=1+1`` and the text ``-5`` becomes ``'-5``, for every
-        reader; numbers stay what they are. For people, then, not for programs.
-    bom: starts with a byte order mark, without which Excel takes UTF-8 for something else.
+        text is quoted; numbers do not change. Every reader sees the apostrophe (``'=1+1``, and
+        ``'-5`` for the text ``-5``), so use it for files that people open, not for programs.
+    bom: starts with a byte order mark; without one Excel does not recognise UTF-8.
     format: ``delimiter``, ``quoting``, ``lineterminator``, ``dialect``… of ``csv.writer``.
 
-    Raises BodyError, TypeError on a format that csv does not know.
+    Raises BodyError if `rows` is not iterable, TypeError if csv does not know the format.
     """
     names = None if columns is None else list(columns)
     if isinstance(columns, str):
@@ -87,8 +90,8 @@ def csv_rows(
     if guard:
         format.setdefault("quoting", csv.QUOTE_NONNUMERIC)
     ending = csv.writer(_Echo, **format).dialect.lineterminator
-    # csv quotes a cell for the line breaks of its lineterminator only, but readers take either
-    # for one: so csv is given both, and what was not asked for is cut off each line
+    # csv quotes a cell only for the characters of its lineterminator, but readers take both CR and
+    # LF for a line break. So csv gets both, and the one not asked for is cut off each line.
     added = "".join(char for char in "\r\n" if char not in ending)
     format["lineterminator"] = ending + added
     write: Callable[[Iterable[Any]], Any] = csv.writer(_Echo, **format).writerow
@@ -116,7 +119,7 @@ def csv_rows(
 
 
 class _Echo:
-    """csv.writer's file: writerow() gives back what its write() does."""
+    """A file for csv.writer: writerow() returns the result of write(), here the line itself."""
 
     @staticmethod
     def write(text: str) -> str:
@@ -125,7 +128,7 @@ class _Echo:
 
 def _tamed(cell: Any) -> Any:
     if isinstance(cell, str):
-        text = str.__str__(cell)  # csv writes the text itself, and no __str__ of a subclass
+        text = str.__str__(cell)  # csv does not call the __str__ of a subclass either
     elif type(cell) in _NUMBERS or isinstance(cell, Number):
         return cell
     else:
@@ -134,15 +137,18 @@ def _tamed(cell: Any) -> Any:
 
 
 def _cells_of(first: Any, columns: list[str], *, strict: bool) -> Callable[[Any], Any]:
-    """What gives the cells of rows that are like the first one. strict: of the columns alone."""
+    """The function that returns the cells of a row, for rows that are like the first one.
+
+    strict: whether a mapping with a key that is no column is an error.
+    """
     mapping, known = isinstance(first, Mapping), frozenset(columns)
 
     def of_mapping(row: Any) -> list[Any]:
         if not isinstance(row, Mapping):
-            raise TypeError("it is no mapping, as the first one is")
+            raise TypeError("it is not a mapping, as the first row is")
         if strict and not row.keys() <= known:
             extra = ", ".join(repr(name) for name in row if name not in known)
-            raise ValueError(f"there is no column for {extra}: name all in columns=")
+            raise ValueError(f"there is no column for {extra}: list all columns in columns=")
         return [row.get(name, "") for name in columns]
 
     def of_sequence(row: Any) -> Any:

@@ -1,34 +1,36 @@
-"""compress: bodies in gzip, and in brotli and zstd where these are installed.
+"""compress: compress responses with gzip, and with brotli and zstd if they are installed.
 
     app.use(compress())
     app.use(compress(types=["application/json"], files=True, level={"gzip": 9}))
 
-The client's Accept-Encoding decides, with its weights (RFC 9110, section 12.5.3), among gzip,
-``br`` (``pip install vento_wsgi[brotli]``) and ``zstd`` (``vento_wsgi[zstd]``). Streams stay
-live: whatever leaves at a time can be decoded at that time, each event of an event stream as
-well. Left as they are
+The coding is chosen by Accept-Encoding and its weights (RFC 9110, section 12.5.3) among gzip,
+``br`` (``pip install vento_wsgi[brotli]``) and ``zstd`` (``vento_wsgi[zstd]``). Streams stay live:
+after each write the client can decode everything that was sent, and so each event of an event
+stream. These responses are not compressed:
 
-    what is not of `types`, or says ``Cache-Control: no-transform``
-    what has a Content-Encoding or a digest already
-    ranges (206), and whatever has no body
-    bodies that are known to be shorter than `minimum`
-    open files, unless `files`: their sendfile costs next to nothing, compressing them does
+    media types that are not in `types`
+    responses with ``Cache-Control: no-transform``, a Content-Encoding or a digest
+    ranges (206), and responses without a body
+    bodies whose length is known to be below `minimum`
+    open files, unless `files` is true: sendfile costs almost no CPU time, compression a lot
 
-A coded response says so in Content-Encoding, has no Content-Length unless it was short enough to
-be coded beforehand, no Accept-Ranges, and a weak ETag; If-None-Match finds it all the same. All
-that could have been coded says ``Vary: Accept-Encoding``.
+A compressed response has a Content-Encoding, no Accept-Ranges, and a weak ETag, with which
+If-None-Match still works. It has a Content-Length only if it was short enough to be compressed at
+once. All responses that this middleware might have compressed have ``Vary: Accept-Encoding``.
 
-A stream holds its coding's memory while it is open: 36 KB of gzip; see vento_wsgi.bodies.codings. A
-subscription to a broker that is coded is an ordinary stream, with a greenlet and a coding of its
-own, some 60 KB, where a parked one has less than one: where there are thousands of them, leave
-``text/event-stream`` out of `types`. One coded block for all subscribers of a topic is no way out.
-Joined members of gzip and streams of br are not decoded beyond the first, by Chromium and curl
-alike; frames of zstd and fully flushed blocks of deflate are, but an event by itself has nothing
-to repeat: events of 100 bytes became 101 and 90 % of that, tokens 136 and 124 %, where a stream
-with a coding of its own has 26 and 36 %.
+A stream holds the memory of its encoder while it is open: 36 KB for gzip; see
+vento_wsgi.bodies.codings. A compressed subscription cannot be parked, so it also needs a greenlet:
+some 60 KB in all, where a parked subscriber takes less than 1 KB. With thousands of subscribers,
+leave ``text/event-stream`` out of `types`.
 
-Secrets do not belong in a body with text that the request chose: its length tells of them, also
-under TLS (BREACH). ``Cache-Control: no-transform`` keeps such a response as it is.
+Compressing each event once for all subscribers of a topic does not work. Chromium and curl decode
+only the first of several joined gzip members or br streams. They do decode joined zstd frames and
+fully flushed deflate blocks, but a single event contains little repetition: events of 100 bytes
+came to 101 % (zstd) and 90 % (deflate) of their size, tokens to 136 % and 124 %. In a stream with
+an encoder of its own, events come to 26 % and tokens to 36 %.
+
+Do not put secrets into a body together with text that the request chose: the compressed length
+reveals them, even under TLS (BREACH). ``Cache-Control: no-transform`` excludes such a response.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ if TYPE_CHECKING:
 __all__ = ["MINIMUM", "TYPES", "compress"]
 
 MINIMUM = 512
-"""Bytes below which a body leaves in the same one packet, coded or not."""
+"""Bytes of a body below which compression saves no packet."""
 
 TYPES = (
     "text/*",
@@ -68,17 +70,19 @@ TYPES = (
     "*+json",
     "*+xml",
 )
-"""What is text, more or less; pictures, films and archives are compressed already."""
+"""Media types of text. Images, videos and archives are already compressed."""
 
 LIVE = ("gzip", "zstd", "br")
 WHOLE = ("br", "zstd", "gzip")
-"""What is chosen where the client has no preference: for streams what takes the least memory, for
-bodies that are known the fewest bytes. br is no friend of streams in other ways, too: its
-decoders keep back what does not fit in their client's buffer, until there is more to decode.
+"""The order of preference among codings to which the client gives the same weight.
+
+LIVE, for streams: the least memory first. br is last also because decoders of br may hold back
+bytes that do not fit into the client's buffer until more input comes. WHOLE, for bodies that are
+known: the smallest result first.
 """
 
 _OF_BYTES = ("Content-Range", "Content-Digest", "Content-MD5", "Digest", "Repr-Digest")
-"""Headers that are about the very bytes which the handler has made."""
+"""Headers that describe the exact bytes of the body, and so forbid to change them."""
 
 
 def compress(
@@ -88,12 +92,14 @@ def compress(
     types: Iterable[str] = TYPES,
     files: bool = False,
 ) -> Middleware:
-    """A middleware that compresses responses; see above.
+    """A middleware that compresses responses; see the module.
 
-    level: how hard a coding tries, by its name, as in ``{"gzip": 9}``.
-    minimum: bytes. types: media types, ``*`` in them stands for anything. files: open files, too.
+    level: the compression level of each coding, by name: ``{"gzip": 9}``.
+    minimum: bytes of a body, at least.
+    types: media types, in which ``*`` matches any text.
+    files: whether open files are compressed.
 
-    Raises ValueError.
+    Raises ValueError if an option is invalid.
     """
     if type(minimum) is not int or minimum < 0:
         raise ValueError(f"minimum is a number of bytes, not {minimum!r}")
@@ -106,7 +112,7 @@ def compress(
     def code(response: Response, environ: WSGIEnvironment) -> Callable[[], Encoder] | None:
         headers, status = response.headers, response.status_code
         kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        # several ranges have this type whatever the type of the whole, which they vary with
+        # a response of several ranges does not show the type of the file, so it needs Vary as well
         several = status == 206 and kind == "multipart/byteranges"
         if not (matches(kind) or several) or (response.is_file and not files):
             return None
@@ -120,7 +126,7 @@ def compress(
         name = choose(environ.get("HTTP_ACCEPT_ENCODING"))
         if name is None or status == 206 or any(field in headers for field in _OF_BYTES):
             return None
-        if status == 304:  # is about the response that would have been coded
+        if status == 304:  # its headers are those of the response that would be compressed
             _weaken(response)
             return None
         length = headers.get("Content-Length", type=int)
@@ -159,10 +165,10 @@ def compress(
 def _chooser(
     order: tuple[str, ...], known: Mapping[str, object]
 ) -> Callable[[str | None], str | None]:
-    """What finds the coding that an Accept-Encoding wants most, in case of doubt by `order`."""
+    """The function that chooses a coding for an Accept-Encoding; `order` decides between equals."""
     names = [name for name in order if name in known]
 
-    @lru_cache(maxsize=64)  # browsers have a few, and attackers shall not have many
+    @lru_cache(maxsize=64)  # browsers send a few different values; the limit is for attackers
     def choose(accepted: str | None) -> str | None:
         accept = parse_accept_header(accepted)
         weights = {name.lower(): weight for name, weight in reversed(list(accept))}
@@ -175,7 +181,7 @@ def _chooser(
 
 
 def _weaken(response: Response) -> None:
-    """Its bytes are not those that the ETag was given for, though they mean the same."""
+    """Make the ETag weak: the compressed bytes differ from those that it was made for."""
     tag = response.headers.get("ETag")
     if tag is not None and not tag.startswith("W/"):
         response.headers["ETag"] = f"W/{tag}"

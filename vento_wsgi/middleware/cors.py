@@ -1,18 +1,18 @@
-"""cors: which pages of other origins may read the responses, by the WHATWG Fetch standard.
+"""cors: let pages of other origins read the responses, by the WHATWG Fetch standard.
 
     app.use(cors(origins=["https://app.example.com"], credentials=True, headers=["X-Token"]))
 
-It belongs around the whole application: only there does it see preflights, and every response,
-also 404s and 500s, says that the page may read it. `origins` is one of
+Use it on the whole application. Only there does it see preflights, and can mark every response,
+404s and 500s included, as readable by the page. `origins` is one of
 
     "https://app.example.com"             an origin, as browsers send it, or several in a list
     "*"                                   every page, but never with credentials
-    re.compile(r"https://.*\\.example\\.com")   what matches it from end to end
-    function                              called with the origin, says whether it is allowed
+    re.compile(r"https://.*\\.example\\.com")   every origin that the whole pattern matches
+    function                              called with the origin, returns whether it is allowed
 
-A preflight is answered 204, or 403 with the reason, and goes no further. A request that is no
-preflight is never refused: it is the browser that keeps its response from the page. Responses
-that depend on the origin say ``Vary: Origin``, those to requests without one as well.
+A preflight is answered by 204, or by 403 with the reason, and does not reach a handler. Other
+requests are never refused: the browser itself hides their responses from the page. Responses that
+depend on the origin have ``Vary: Origin``, also if the request had no origin.
 
 https://fetch.spec.whatwg.org/#http-cors-protocol
 """
@@ -27,6 +27,7 @@ from werkzeug.exceptions import Forbidden
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from ..context import Context
+from ..http_syntax import TOKEN
 from ..response import Response, vary
 from ..routing import Middleware, Next
 
@@ -34,7 +35,7 @@ __all__ = ["HEADERS", "cors"]
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 SAFE_METHODS = frozenset(("GET", "HEAD", "POST"))
-"""CORS-safelisted methods, which a browser sends whatever a preflight says."""
+"""CORS-safelisted methods: a browser sends them even if a preflight does not list them."""
 
 HEADERS = (
     "Accept",
@@ -46,21 +47,20 @@ HEADERS = (
     "Range",
     "X-Requested-With",
 )
-"""Headers that pages may always send.
+"""Request headers that pages may always send.
 
-These are the safelisted ones with any value, Last-Event-ID and Range to resume a stream, and
-the others that EventSource polyfills set: ``Cache-Control: no-cache`` and
-``X-Requested-With: XMLHttpRequest``.
+These are the safelisted ones with any value, Last-Event-ID and Range to resume a stream or
+download, and the headers that EventSource polyfills set, Cache-Control and X-Requested-With.
 """
 
 ANY = ("*",)
 
 MAX_AGE = 600
-"""Seconds that a browser keeps the answer to a preflight: without it, for 5 s."""
+"""Seconds that a browser may cache the response to a preflight; its own default is 5 s."""
 
 Origins = str | Iterable[str] | re.Pattern[str] | Callable[[str], bool]
 
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_TOKEN = re.compile(TOKEN)
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -73,13 +73,14 @@ def cors(
     expose: Iterable[str] = (),
     max_age: int | None = MAX_AGE,
 ) -> Middleware:
-    """A middleware that lets pages of `origins` read the responses; see above.
+    """A middleware that lets pages of `origins` read the responses; see the module.
 
-    credentials: whether they may send cookies: ``fetch(…, {credentials: "include"})``,
+    credentials: whether pages may send cookies: ``fetch(…, {credentials: "include"})``,
         ``new EventSource(…, {withCredentials: true})``.
-    methods, headers: what they may send; headers beside HEADERS. ``"*"``: whatever they ask for.
-    expose: response headers that they may read, beside the safelisted ones. ``"*"``: all.
-    max_age: seconds for which a preflight's answer holds; None leaves it to the browser.
+    methods: the methods that pages may use. ``"*"``: any.
+    headers: request headers that pages may send, in addition to HEADERS. ``"*"``: any.
+    expose: response headers that pages may read, in addition to the safelisted ones. ``"*"``: all.
+    max_age: seconds that a browser may cache a preflight; None leaves it to the browser.
 
     Raises ValueError on an origin that no browser sends, and on ``"*"`` with credentials.
     """
@@ -102,7 +103,7 @@ def cors(
     may_send = {name.lower() for name in (*HEADERS, *may["headers"])}
 
     def share(origin: str | None, response: WerkzeugResponse) -> None:
-        """Say on a response, whichever it is, who may read it."""
+        """Set the headers that let the page of `origin` read a response."""
         sent = response.headers
         if not everyone:
             vary(sent, "Origin")
@@ -120,16 +121,16 @@ def cors(
         if may["headers"] != ANY and (others := [n for n in wanted if n not in may_send]):
             raise Forbidden(f"CORS: headers do not include {', '.join(others)}.")
         if not all(map(_TOKEN.fullmatch, (method, *wanted))):
-            raise Forbidden("CORS: what the preflight asks for is no method or no header.")
+            raise Forbidden("CORS: the preflight asks for an invalid method or header name.")
         methods = (method,) if may["methods"] == ANY else may["methods"]
         headers = wanted if may["headers"] == ANY else (*HEADERS, *may["headers"])
-        answer = Response(status=204)
-        answer.headers["Access-Control-Allow-Methods"] = ", ".join(methods)
-        answer.headers["Access-Control-Allow-Headers"] = ", ".join(headers)
+        response = Response(status=204)
+        response.headers["Access-Control-Allow-Methods"] = ", ".join(methods)
+        response.headers["Access-Control-Allow-Headers"] = ", ".join(headers)
         if max_age is not None:
-            answer.headers["Access-Control-Max-Age"] = str(max_age)
-        vary(answer.headers, "Access-Control-Request-Method", "Access-Control-Request-Headers")
-        return answer
+            response.headers["Access-Control-Max-Age"] = str(max_age)
+        vary(response.headers, "Access-Control-Request-Method", "Access-Control-Request-Headers")
+        return response
 
     def shared(ctx: Context, next: Next) -> WerkzeugResponse:
         origin = ctx.environ.get("HTTP_ORIGIN")
@@ -148,7 +149,7 @@ def cors(
 
 def _allowed(origins: Origins, *, credentials: bool) -> Callable[[str], bool]:
     if isinstance(origins, re.Pattern):
-        matches = origins.fullmatch  # the whole of it: a prefix is anybody's to register
+        matches = origins.fullmatch  # not match(): anybody can register a domain with the prefix
         return lambda origin: matches(origin) is not None
     if callable(origins):
         return origins
@@ -161,7 +162,7 @@ def _allowed(origins: Origins, *, credentials: bool) -> Callable[[str], bool]:
 
 
 def _check(origin: str, *, credentials: bool) -> None:
-    """Raise ValueError on what is never the value of an Origin header."""
+    """Raise ValueError if a browser never sends `origin` in an Origin header."""
     if not isinstance(origin, str):
         raise ValueError(f"an origin is text, a pattern or a function, not {origin!r}")
     if origin == "null":
@@ -169,7 +170,7 @@ def _check(origin: str, *, credentials: bool) -> None:
             raise ValueError('"null" is the origin of any sandboxed page: not with credentials')
         return
     if "*" in origin:
-        raise ValueError(f'{origin!r}: "*" stands alone; for many origins use re.compile(…)')
+        raise ValueError(f'{origin!r}: "*" must stand alone; for a pattern use re.compile(…)')
     url = urlsplit(origin)
     try:
         port = url.port
@@ -180,7 +181,7 @@ def _check(origin: str, *, credentials: bool) -> None:
     if port is not None and port != _PORTS.get(url.scheme):
         right += f":{port}"
     if not url.scheme or not host or not right.isascii():
-        raise ValueError(f'{origin!r} is no origin: "https://app.example.com", with its scheme')
+        raise ValueError(f'{origin!r} is no origin: write it like "https://app.example.com"')
     if origin != right:
         raise ValueError(f"{origin!r} is never sent as an origin: write {right!r}")
 
@@ -191,9 +192,9 @@ def _tokens(name: str, values: Iterable[str]) -> tuple[str, ...]:
     found = tuple(values)
     for value in found:
         if not isinstance(value, str) or not _TOKEN.fullmatch(value):
-            raise ValueError(f"{name} has {value!r}, which is no name")
+            raise ValueError(f"{name} has {value!r}, which is not a valid name")
         if name == "methods" and value != value.upper():
-            raise ValueError(f"methods are upper case to browsers: {value.upper()!r}")
+            raise ValueError(f"browsers send methods in upper case: write {value.upper()!r}")
         if value == "*" and len(found) > 1:
-            raise ValueError(f'"*" stands alone: {name}="*"')
+            raise ValueError(f'"*" must stand alone: {name}="*"')
     return found

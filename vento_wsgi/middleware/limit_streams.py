@@ -1,22 +1,23 @@
-"""limit_streams: how many streams may be open at once.
+"""limit_streams: limit how many streams are open at the same time.
 
     app.use(limit_streams(per_worker=5000, per_client=6))
     router.get("/events", events, middleware=[limit_streams(per_client=2)])
 
-A request beyond a limit is answered 503 with Retry-After, before its handler runs. Each use of
-the middleware counts for itself, and counts the streams of its own worker process. A response
-that is not a stream counts only until it is made.
+A request beyond a limit gets a 503 with Retry-After, before its handler runs. Each use of the
+middleware has its own count, of the streams in its own worker process. A response that is not a
+stream counts only while its handler runs.
 
-A client is told by REMOTE_ADDR: an IPv4 address, or the /64 network of an IPv6 address, since
-one client has 2**64 of these. Behind a proxy every request has the address of the proxy, and all
-its users together would be one client. werkzeug's ProxyFix puts the address in its place that the
-proxy passes on; its ``x_for`` is the number of proxies in front of the application:
+A client is identified by REMOTE_ADDR: by an IPv4 address, or by the /64 network of an IPv6
+address, since one client usually owns all 2**64 addresses of its network. Behind a proxy every
+request has the address of the proxy, so all users would count as one client. werkzeug's ProxyFix
+replaces it by the address that the proxy passes on; ``x_for`` is the number of proxies in front
+of the application:
 
     from werkzeug.middleware.proxy_fix import ProxyFix
     application = ProxyFix(app, x_for=1)
 
-Requests over a Unix socket have no address. They come from a proxy as well, and without ProxyFix
-`per_client` does not limit them. A warning is logged once in both cases.
+Requests over a Unix socket have no address. They come from a proxy as well; without ProxyFix
+`per_client` does not limit them. In both cases a warning is logged, once.
 """
 
 from __future__ import annotations
@@ -43,16 +44,18 @@ log = logger(__name__)
 RETRY_AFTER = 5
 """Seconds until a refused client should try again."""
 
-_CURE = "Put werkzeug's ProxyFix around the application; its x_for is the number of proxies."
+_ADVICE = "Put werkzeug's ProxyFix around the application; its x_for is the number of proxies."
 
 
 def limit_streams(
     *, per_worker: int | None = None, per_client: int | None = None, retry_after: int = RETRY_AFTER
 ) -> Middleware:
-    """A middleware that refuses streams beyond `per_worker` in all and `per_client` a client.
+    """A middleware that refuses further streams; see the module for clients behind a proxy.
 
-    retry_after: seconds until a refused client should try again. Raises ValueError on a limit
-    below 1. See above for what a client is, and for what a proxy needs.
+    per_worker, per_client: streams that may be open, in this process and for each client.
+    retry_after: seconds until a refused client should try again.
+
+    Raises ValueError if a limit is below 1, or if there is none.
     """
     for name, limit in (("per_worker", per_worker), ("per_client", per_client)):
         if limit is not None and limit < 1:
@@ -60,22 +63,22 @@ def limit_streams(
     if per_worker is None and per_client is None:
         raise ValueError("limit_streams takes per_worker, per_client or both")
     places = _Places(per_worker, per_client)
-    warnings: list[Callable[..., None]] = [log.warning]  # empty when one was logged
+    warnings: list[Callable[..., None]] = [log.warning]  # empty once a warning was logged
 
     def warn(message: str, *values: object) -> None:
         if warnings:
-            warnings.pop()(f"limit_streams: {message} {_CURE}", *values)
+            warnings.pop()(f"limit_streams: {message} {_ADVICE}", *values)
 
     def limited(ctx: Context, next: Next) -> WerkzeugResponse:
         client = _client(ctx.environ.get("REMOTE_ADDR", ""))
         if not client and per_client is not None:
-            warn("requests have no address (a Unix socket?), and per_client limits none of them.")
+            warn("requests have no address (a Unix socket?), so per_client does not limit them.")
         leave = places.take(client)
         if leave is None:
             if places.full_for(client) and _is_proxy(ctx.environ):
                 warn(
-                    "the streams of %s are at per_client=%d, but it seems to be a proxy, and all "
-                    "its users count as one client.",
+                    "%s has reached per_client=%d, but it seems to be a proxy, whose users all "
+                    "count as one client.",
                     client,
                     per_client,
                 )
@@ -95,10 +98,7 @@ def limit_streams(
 
 
 class _Places:
-    """The streams that are open: all of them, and those of each client that has a name.
-
-    Requests and the ends of streams may come in any thread.
-    """
+    """The open streams of all clients and of each. Its methods may be called in any thread."""
 
     def __init__(self, per_worker: int | None, per_client: int | None) -> None:
         self._per_worker = per_worker
@@ -109,10 +109,10 @@ class _Places:
 
     @property
     def _lock(self) -> threading.Lock:
-        """The lock, made for the first request.
+        """The lock, made at the first request.
 
-        The application may be made before gevent patches, and a lock from before is a native one,
-        which holds up all greenlets. setdefault is atomic: no two threads get different locks.
+        The application may be created before gevent patches `threading`. A lock made then is a
+        native one, which blocks all greenlets. setdefault() is atomic, so there is one lock only.
         """
         try:
             return self._made["lock"]
@@ -126,9 +126,10 @@ class _Places:
         return len(self._clients.get(client, ())) >= self._per_client
 
     def take(self, client: str) -> Callable[[], None] | None:
-        """Count one more stream of a client, "" if it is unknown; None beyond a limit.
+        """Count one more stream of `client`; "" is an unknown one, without a limit of its own.
 
-        What is returned takes the stream off again; further calls do nothing.
+        Returns a function that removes the stream again (further calls do nothing), or None if a
+        limit is reached.
         """
         place = object()
         with self._lock:
@@ -151,7 +152,7 @@ class _Places:
 
 
 def _client(address: str) -> str:
-    """What all requests of one client have in common: its IPv4 address or IPv6 /64 network."""
+    """The client of an address: an IPv4 address itself, or the /64 network of an IPv6 address."""
     if ":" not in address:
         return address
     found = _parsed(address)
@@ -165,14 +166,14 @@ def _parsed(address: str) -> IPv4Address | IPv6Address | None:
         found = ip_address(address)
     except ValueError:
         return None
-    # a socket that listens for both families gives IPv4 clients as ::ffff:192.0.2.1
+    # a socket for both families reports IPv4 clients as ::ffff:192.0.2.1
     return found.ipv4_mapped or found if isinstance(found, IPv6Address) else found
 
 
 def _is_proxy(environ: WSGIEnvironment) -> bool:
     """Whether a request seems to come from a proxy in front of this server.
 
-    Its address is not one of the Internet, and a proxy's header names another client first.
+    True if its address is not a public one, and a forwarding header names another client first.
     """
     address = environ.get("REMOTE_ADDR", "")
     sent = environ.get("HTTP_X_FORWARDED_FOR") or environ.get("HTTP_FORWARDED") or ""

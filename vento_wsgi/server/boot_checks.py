@@ -1,4 +1,4 @@
-"""What a worker does before it serves: where logs go, how it stops, what is wrong with it."""
+"""Preparation of a worker before it serves: logging, its grace period, and warnings."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from ..logs import escape, printable
 __all__ = ["prepare"]
 
 STOPPING = 2
-"""Seconds that a worker needs, after its streams' time is up, to end them itself."""
+"""Seconds that a worker needs to end its remaining streams after their grace period."""
 
 SHORTEST_TIMEOUT = 5
-"""Seconds: a gevent worker tells that it lives once in each; fewer than this are a coin's toss."""
+"""Seconds of --timeout, at least: a gevent worker sends its heartbeat once a second, and a busy
+one may be late.
+"""
 
 MOST_NAMES = 10
-"""Names in a warning: they show where to look, and the rest is cured with them."""
+"""Names in a warning, at most: the same fix helps for the rest."""
 
 LONGEST_ATOM = 64 * 1024
-"""Characters of a part of an access log line: gunicorn's own limits keep most far below."""
+"""Characters of one value in an access log line, at most; gunicorn's limits keep most shorter."""
 
 _OTHERS = ("gevent", "werkzeug", "gunicorn", "greenlet", "zope", "vento_wsgi")
 
@@ -33,33 +35,34 @@ _HARMLESS = frozenset(
         *("_thread.exit", "_thread.get_ident", "_thread.stack_size"),
     )
 )
-"""What gevent replaces, but neither blocks the loop nor mixes requests up if it is kept."""
+"""Functions that gevent patches, but whose originals neither block the loop nor mix requests."""
 
 
 def prepare(worker: Any) -> None:
-    """Called in a worker once it has its application."""
+    """Called in a worker once it has loaded its application."""
     _set_logging_up(worker)
-    # gunicorn kills a worker at the moment at which the worker begins to end what still runs
+    # gunicorn kills a worker after graceful_timeout, when the worker would only begin to end its
+    # remaining streams
     worker.cfg.set("graceful_timeout", max(0, worker.cfg.graceful_timeout - STOPPING))
     for warning in _warnings(worker):
         worker.log.warning(warning)
 
 
-# Where logs go.
+# Logging.
 
 
 def _set_logging_up(worker: Any) -> None:
     ours, gunicorn = logging.getLogger("vento_wsgi"), logging.getLogger("gunicorn.error")
     if not any(isinstance(handler, _Fallback) for handler in ours.handlers):
         ours.addHandler(_Fallback())
-    # a line for each stream costs as much as a short one: they are for who wants an access log
+    # a log line costs as much as a short stream, so it is written only with an access log
     access = logging.getLogger("vento_wsgi.access")
     if access.level == logging.NOTSET:
         access.setLevel(logging.INFO if worker.cfg.accesslog else logging.WARNING)
-    # dictConfig() of the application disables all loggers that it does not name, unless told
-    # otherwise: warnings, failures and the access log would be lost
+    # by default, the application's dictConfig() has disabled all loggers that it does not name:
+    # warnings, failures and the access log would be lost
     gunicorn.disabled = logging.getLogger("gunicorn.access").disabled = False
-    # gunicorn escapes nothing but quotes
+    # gunicorn itself escapes only quotes
     gunicorn.addFilter(escape)
     atoms = getattr(worker.log, "atoms_wrapper_class", None)
     if atoms is not None:
@@ -67,7 +70,7 @@ def _set_logging_up(worker: Any) -> None:
 
 
 def _printable_atoms(atoms: Any) -> Any:
-    """The class of what gunicorn makes its access log of, with values that are printable."""
+    """A subclass of gunicorn's class of access log values whose values are printable."""
 
     def value(self: Any, name: str) -> Any:
         found = atoms.__getitem__(self, name)
@@ -77,22 +80,22 @@ def _printable_atoms(atoms: Any) -> Any:
 
 
 class _Fallback(logging.Handler):
-    """Has records of ours written where gunicorn's error log is, if nobody else writes them.
+    """Writes our records to gunicorn's error log if no other handler takes them.
 
-    The application may set logging up at any time, so that this is asked for each record.
+    That is checked for each record, because the application may configure logging at any time.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
         if not self._is_written(record):
             gunicorn = logging.getLogger("gunicorn.error")
-            access = record.name == "vento_wsgi.access"  # has a level of its own
+            access = record.name == "vento_wsgi.access"  # this logger has a level of its own
             if access or record.levelno >= gunicorn.getEffectiveLevel():
                 for handler in gunicorn.handlers:
                     if record.levelno >= handler.level:
                         handler.handle(record)
 
     def _is_written(self, record: logging.LogRecord) -> bool:
-        """Whether another handler of the record's loggers takes it."""
+        """Whether another handler of the record's loggers writes it."""
         log: logging.Logger | None = logging.getLogger(record.name)
         while log is not None:
             for handler in log.handlers:
@@ -103,18 +106,21 @@ class _Fallback(logging.Handler):
         return False
 
 
-# What is wrong.
+# Warnings.
 
 
 def _warnings(worker: Any) -> Iterator[str]:
     cfg, kind = worker.cfg, type(worker).__name__
-    cure = "use -k vento_wsgi.server.StreamWorker"
+    advice = "use -k vento_wsgi.server.StreamWorker"
     if kind == "SyncWorker":
-        yield f"a sync worker serves one stream at a time and none longer than --timeout: {cure}"
+        yield f"a sync worker serves one stream at a time and none longer than --timeout: {advice}"
     elif kind == "ThreadWorker":
-        yield f"each stream holds one of {cfg.threads} threads: {cure}, or raise --threads"
+        yield f"each stream holds one of {cfg.threads} threads: {advice}, or raise --threads"
     if 0 < cfg.timeout < SHORTEST_TIMEOUT:
-        yield f"--timeout {cfg.timeout} ends workers that are only busy: {SHORTEST_TIMEOUT} or more"
+        yield (
+            f"--timeout {cfg.timeout} ends workers that are only busy: "
+            f"use {SHORTEST_TIMEOUT} or more"
+        )
     monkey: Any = sys.modules.get("gevent.monkey")
     if monkey is None or not monkey.is_module_patched("threading"):
         return
@@ -133,11 +139,11 @@ def _warnings(worker: Any) -> Iterator[str]:
 
 
 def _unpatched(monkey: Any) -> Iterator[str]:
-    """What modules hold of the standard library as it was, as module.name, and should not.
+    """Names, as module.name, that still refer to unpatched objects of the standard library.
 
-    Agents such as those of Sentry and Datadog keep originals on purpose, under other names. So a
-    module is named only where the warning's advice helps: it was imported before the patch, though
-    not by what starts gunicorn, and what it holds is not what it has asked gevent for.
+    A module counts only if the advice of the warning helps: it was imported before the patch, and
+    not by the program that starts gunicorn. Agents such as those of Sentry and Datadog keep
+    originals on purpose, got from gevent and under other names; these do not count.
     """
     originals = {
         id(value): name
@@ -156,10 +162,10 @@ def _unpatched(monkey: Any) -> Iterator[str]:
 
 
 def _imported_too_early() -> Iterator[tuple[str, ModuleType]]:
-    """The modules that were imported before gevent's patch, and could be imported after it."""
+    """The modules that were imported before gevent's patch and could be imported after it."""
     modules = tuple(sys.modules.items())  # in the order in which their imports began
     names = [name for name, _ in modules]
-    # the patch is the first to need gevent.threading
+    # the patch is the first to import gevent.threading
     first, last = (
         names.index(name) if name in names else 0 for name in ("gunicorn", "gevent.threading")
     )

@@ -1,8 +1,8 @@
-"""gunicorn settings fit for streams.
+"""Settings of gunicorn for streams.
 
     gunicorn -c python:vento_wsgi.server.config module:app
 
-Any of them can be overridden on gunicorn's command line.
+The command line of gunicorn overrides them.
 """
 
 from __future__ import annotations
@@ -14,22 +14,24 @@ from .boot_checks import prepare
 worker_class = "vento_wsgi.server.StreamWorker"
 
 worker_connections = 10_000
-"""Each open stream holds one; gunicorn's 1,000 is soon full, and descriptors end at this size."""
+"""Connections of a worker. Each open stream holds one, so gunicorn's default of 1,000 is low. More
+than this often exceeds the limit of descriptors.
+"""
 
 keepalive = 75
-"""Seconds. Longer than the 60 of nginx's upstream connections, so that nginx closes first."""
+"""Seconds. More than the 60 s of nginx's upstream connections, so that nginx closes first."""
 
 limit_request_line = 8190
-"""Bytes: gunicorn's most. RFC 9112, section 3, recommends 8,000 at least."""
+"""Bytes: the maximum of gunicorn. RFC 9112, section 3, recommends at least 8,000."""
 
 graceful_timeout = 30
-"""Seconds that a stopping worker gives its streams to end."""
+"""Seconds in which the streams of a stopping worker may end."""
 
 control_socket_disable = True
-"""gunicorn would put it where all servers of a user put theirs."""
+"""gunicorn would create it at a path that all servers of a user share."""
 
 
 def post_worker_init(worker: Any) -> None:
-    """Prepare workers that are not ours."""
+    """Prepare workers of other classes; a StreamWorker prepares itself."""
     if not any(kind.__name__ == "StreamWorker" for kind in type(worker).__mro__):
         prepare(worker)

@@ -1,9 +1,9 @@
-"""Drain: how the streams of a worker that stops come to their end.
+"""Drain: end the streams of a worker that stops.
 
-Streams tell the worker, the worker does not search for them. What happens to one depends on who
-reads it; see DrainKind. Those whose client comes back, where another worker has the next events,
-end one after the other over a window, so that they do not come back all at once. The others may
-go on until gunicorn's graceful_timeout; their handlers see ``ctx.draining``.
+Each stream registers here when it starts. How it ends depends on its client; see DrainKind.
+Streams whose clients reconnect, to another worker that has the next events, are ended one after
+the other over a window of time, so that the clients do not reconnect all at once. Other streams
+may continue until gunicorn's graceful_timeout; their handlers see ``ctx.draining``.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from ..streaming.record import CloseReason, StreamRecord
 __all__ = ["Drain"]
 
 STEP = 0.05
-"""Seconds between the steps of a window: a few hundred streams then end at a time."""
+"""Seconds between the steps of a window. Each step ends an equal share, so up to a few hundred."""
 
 KEPT = 20
-"""Endings that are remembered: as many as a terminal has room for."""
+"""Endings that are remembered for ``vento-wsgi top``: as many as a terminal has room for."""
 
 RETRY = 1000
-"""Milliseconds until the first clients come back: the next worker has started by then."""
+"""Milliseconds until the first clients reconnect: by then the next worker has started."""
 
 Ended = tuple[str, CloseReason | None, int, float, float]
-"""Route, reason, bytes, and when it began and ended, by monotonic(). No stream is kept for it."""
+"""Route, reason, bytes, start and end in seconds of monotonic(): it keeps no stream alive."""
 
 
 class Drain:
-    """The streams of one worker. window: seconds over which its event streams end.
+    """The streams of one worker. window: seconds over which its event streams are ended.
 
-    ended: the last of them that are no more.
+    ended: the last KEPT endings.
     """
 
     def __init__(self, window: float) -> None:
@@ -57,7 +57,7 @@ class Drain:
             self.ended.append((stream.route, stream.reason, stream.sent, stream.start, monotonic()))
 
     def begin(self, loop: Any, longest: float) -> None:
-        """Called in the loop when the worker is told to stop. longest: seconds that it has."""
+        """Start to drain; called in the event loop. longest: seconds until the worker must stop."""
         self.draining = True
         self._waiting.extend(self.streams)
         window = max(min(self.window, longest), STEP)
@@ -68,7 +68,7 @@ class Drain:
             for _ in range(min(a_step, len(self._waiting))):
                 stream = self._waiting.popleft()
                 if stream in self.streams:
-                    # the clients return over the same window, whenever they were told to
+                    # clients reconnect over a window of the same length
                     jitter = random.randint(0, round(self.window * 1000))
                     stream.drain(retry=RETRY + jitter)
 
@@ -76,6 +76,6 @@ class Drain:
         step()
 
     def end(self) -> None:
-        """Called when the worker's time is over: end the streams that nobody else does."""
+        """End all remaining streams; called when the worker's time is over."""
         for stream in tuple(self.streams):
             stream.cut()

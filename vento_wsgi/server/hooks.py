@@ -1,9 +1,9 @@
-"""Hooks: what is used of gunicorn and gevent that they do not document, checked at boot.
+"""Hooks: the undocumented parts of gunicorn and gevent that we use, checked at boot.
 
-StreamWorker overrides methods of gunicorn's classes, and reads attributes that only their
-authors were meant to read. If one of them had another name, nothing would fail: a method that is
-no longer called leaves bodies without a head, for example. So each name stands here, and a
-worker that misses one refuses to serve.
+StreamWorker overrides methods of gunicorn's classes and reads their private attributes. If one of
+these were renamed, no error would be raised: an override that is no longer called could leave
+responses without a head, for example. So every such name is listed here, and a worker refuses to
+serve if one is missing.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ from gunicorn.workers.ggevent import GeventWorker
 __all__ = ["GEVENT", "GUNICORN", "WORKER", "missing"]
 
 Hook = tuple[str, Callable[[], Any], str]
-"""A name for the reader, what makes the object that has the hooks, and their names."""
-
+"""The name of an object in messages, a function that returns the object, and its hooks."""
 
 _NONE: Any = None
 
@@ -104,14 +103,15 @@ GUNICORN: tuple[Hook, ...] = (
 )
 
 WORKER = "alive booted cfg log max_requests nr pid sockets wsgi"
-"""What gunicorn gives a worker that has loaded its application."""
+"""The attributes of a worker that has loaded its application."""
 
 GEVENT: tuple[Hook, ...] = (
     ("monkey", lambda: monkey, "get_original is_module_patched saved"),
     ("socket.socket", lambda: gevent.socket.socket, "_sock"),
     ("server.StreamServer", lambda: StreamServer, "close max_accept start stop"),
     ("hub.loop", lambda: get_hub().loop, "run_callback run_callback_threadsafe io timer"),
-    # libuv's loop does not count its turns, and then no chunk is known to come alone
+    # libuv's loop has no count of its iterations: then no chunk is known to be the only one of its
+    # iteration
     ("hub.loop", lambda: _loop_that_counts(), "iteration"),
 )
 
@@ -127,7 +127,7 @@ def _missing(package: Any, hooks: tuple[Hook, ...]) -> Iterator[str]:
         try:
             found = find()
         except Exception as error:
-            yield f"{name} {package.__version__} has no {name}.{place} as it is used ({error!r})"
+            yield f"{name} {package.__version__} has another {name}.{place} ({error!r})"
             continue
         for hook in names.split():
             if not hasattr(found, hook):
@@ -135,6 +135,6 @@ def _missing(package: Any, hooks: tuple[Hook, ...]) -> Iterator[str]:
 
 
 def missing(worker: Any) -> str:
-    """The hooks that the installed gunicorn and gevent do not have, in one line; "" if none."""
+    """The hooks that the installed gunicorn and gevent lack, in one line; "" if none."""
     ours = "workers.base.Worker(…)", lambda: worker, WORKER
     return "; ".join([*_missing(gunicorn, (*GUNICORN, ours)), *_missing(gevent, GEVENT)])

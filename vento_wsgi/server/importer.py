@@ -1,4 +1,4 @@
-"""From "module:app" to a WSGI application."""
+"""Import the WSGI application of "module:app"."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["check", "load", "search"]
 
 
 def search(folder: str) -> None:
-    """Have modules looked for in `folder` first. Raises AppNotFound if it is none."""
+    """Put `folder` first in sys.path. Raises AppNotFound if it is no folder."""
     if not Path(folder).is_dir():
         raise AppNotFound(f"--app-dir: there is no folder {folder!r}")
     sys.path.insert(0, str(Path(folder).resolve()))
@@ -29,12 +29,12 @@ def _split(target: str) -> tuple[str, str]:
     module, _, name = target.partition(":")
     if module.endswith(".py") or "/" in module:
         stem = module.removesuffix(".py").strip("./").replace("/", ".")
-        raise AppNotFound(f"{module!r} is a file: name its module, as in '{stem}:{name or 'app'}'")
+        raise AppNotFound(f"{module!r} is a file: name its module, like '{stem}:{name or 'app'}'")
     return module, name or "app"
 
 
 def check(target: str) -> None:
-    """Raise AppNotFound if there is no such module. Imports nothing: that is for the worker."""
+    """Raise AppNotFound if the module does not exist. Does not import it: the worker will."""
     module, _ = _split(target)
     top, *inner = module.split(".")
     try:
@@ -43,9 +43,9 @@ def check(target: str) -> None:
             if found is None or found.submodule_search_locations is None:
                 break
             found = PathFinder.find_spec(f"{found.name}.{part}", found.submodule_search_locations)
-    except ValueError:  # __main__, when it is the command line itself
+    except ValueError:  # __main__, which has no spec if it is the command line itself
         found = None
-    except KeyError:  # folders without __init__.py within one another: only an import can tell
+    except KeyError:  # nested folders without __init__.py: only an import can find out
         return
     if found is None or found.name != module:
         raise _no_module(module)
@@ -54,7 +54,7 @@ def check(target: str) -> None:
 def _no_module(module: str) -> AppNotFound:
     return AppNotFound(
         f"there is no module {module!r} in {sys.path[0] or '.'}: "
-        "write module:app, and name the folder with --app-dir if it is another one"
+        "write module:app, and give its folder with --app-dir if it is another one"
     )
 
 
@@ -75,7 +75,7 @@ def load(target: str) -> WSGIApplication:
             raise AppNotFound(f"{module!r} has no {name!r}{hint}")
         found = getattr(found, part)
     if not callable(found):
-        raise AppNotFound(f"{target!r} is no WSGI application but {type(found).__name__}")
+        raise AppNotFound(f"{target!r} is {type(found).__name__}, not a WSGI application")
     return found  # type: ignore[no-any-return]
 
 

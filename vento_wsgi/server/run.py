@@ -1,4 +1,4 @@
-"""Serving an application with gunicorn, as the command line and ``app.run()`` do."""
+"""Serve an application with gunicorn, for the command line and ``app.run()``."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class _Server(Application):
 def run(target: str, *, host: str, port: int, workers: int, reload: bool) -> None:
     """Serve ``module:app`` until the process is told to stop.
 
-    Raises AppNotFound if there is no such module, OSError if the address cannot be had.
+    Raises AppNotFound if the module does not exist, OSError if the address cannot be used.
     """
     check(target)
     _check_address(host, port)
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     settings: dict[str, Any] = {"bind": address, "workers": workers, "proc_name": target}
     if reload:
-        # a reload waits for nobody: open streams come back by themselves
+        # open streams must not delay a reload: their clients reconnect
         settings |= {"reload": True, "graceful_timeout": 1}
     _Server(target, settings).run()
 

@@ -1,9 +1,9 @@
-"""Status: the streams of a worker, shown to the user whose worker it is.
+"""Status: the state of a worker's streams, for ``vento-wsgi top``.
 
-Each worker listens at a Unix socket, in a folder that only its user and root may enter, and
-sends the state of its streams to each of their processes that connects. Nothing is counted for
-this while the streams run: it is read from them on request, in steps, and the loop has its turn
-between the steps.
+Each worker listens on a Unix socket in a folder that only its user and root can enter. It sends
+the state of its streams, as JSON, to each process of these users that connects. Streams keep no
+counters for this. Their state is read on request, STEP streams at a time, and other greenlets run
+in between.
 """
 
 from __future__ import annotations
@@ -31,23 +31,25 @@ if TYPE_CHECKING:
 __all__ = ["ROWS", "Status", "folder", "is_private", "peer_of", "shared", "sweep"]
 
 ROWS = 500
-"""Streams that are shown one by one, of a worker: those with the most to send, and sent."""
+"""Streams of a worker that are reported one by one: those with the largest backlog, then the most
+bytes sent.
+"""
 
 STEP = 500
-"""Streams that are looked at between two turns of the loop: a millisecond or two."""
+"""Streams that are read before others can run: a millisecond or two."""
 
 ROUTE = 200
-"""Characters of a route that are told: top needs a bound for the whole answer."""
+"""Characters of a route that are sent, so that the whole reply has a bound."""
 
 LONGEST = 70
-"""Characters of the folder: with the names in it, a socket's address has 107 at most."""
+"""Bytes of the folder's path: with a name in it, the address of a socket has at most 107."""
 
 PATIENCE = 5.0
-"""Seconds for whoever asked to take the answer."""
+"""Seconds in which a client must read the reply."""
 
 
 def folder() -> Path:
-    """Where the sockets of this user's workers are."""
+    """The folder of the sockets of this user's workers."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     fits = os.path.isabs(runtime) and len(os.fsencode(runtime)) <= LONGEST
     uid = os.geteuid()
@@ -57,26 +59,26 @@ def folder() -> Path:
 
 
 def shared(uid: int) -> Path:
-    """The folder of a user's sockets among the temporary files of all users."""
+    """The folder of a user's sockets in the temporary directory that all users share."""
     return Path(tempfile.gettempdir(), f"vento-wsgi-{uid}")
 
 
 def is_private(path: Path, uid: int | None = None) -> bool:
-    """Whether it is a folder that only one user may enter: this one, or `uid`."""
+    """Whether `path` is a folder that only user `uid` can enter, by default this user."""
     return _is_folder(path, os.geteuid() if uid is None else uid, 0o077)
 
 
 def _is_folder(path: str | Path, uid: int, closed: int) -> bool:
-    """Whether it is a folder that belongs to `uid`, without the permissions `closed`."""
+    """Whether `path` is a folder that belongs to `uid` and has none of the permissions `closed`."""
     try:
-        found = os.lstat(path)  # a link may lead anywhere, and may be changed at any time
+        found = os.lstat(path)  # not stat(): the target of a link can change at any time
     except OSError:
         return False
     return stat.S_ISDIR(found.st_mode) and found.st_uid == uid and not found.st_mode & closed
 
 
 def sweep(path: Path) -> None:
-    """Remove what workers that were killed have left behind."""
+    """Remove the sockets of workers that were killed."""
     for left in path.glob("*.sock"):
         with socket.socket(socket.AF_UNIX) as probe:
             probe.setblocking(False)
@@ -85,11 +87,11 @@ def sweep(path: Path) -> None:
             except ConnectionRefusedError:
                 left.unlink(missing_ok=True)
             except OSError:
-                pass  # a worker that is busy, or gone by now
+                pass  # the worker is busy, or has just ended
 
 
 class Status:
-    """What ``vento-wsgi top`` is told of a worker. about: what is known before any stream."""
+    """The status socket of a worker. about: the constant part of its replies."""
 
     def __init__(self, drain: Drain, about: dict[str, Any], log: Any) -> None:
         self._drain = drain
@@ -99,7 +101,7 @@ class Status:
         self._listening: Any = None
 
     def open(self) -> None:
-        """Begin to listen. Where that cannot be, the worker works without."""
+        """Start to listen. If that fails, a warning is logged and the worker runs without."""
         import gevent
 
         path = folder() / f"{os.getppid()}-{os.getpid()}.sock"
@@ -108,7 +110,7 @@ class Status:
                 self._listening = _listening(path)
                 break
             except FileNotFoundError as error:
-                # a worker that stopped has removed the folder, since it was empty
+                # a worker that stopped has just removed the empty folder
                 if attempt == 3:
                     self._refuse(error)
                     return
@@ -122,13 +124,13 @@ class Status:
         self._log.warning("vento-wsgi top will not see this worker: %s", error)
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Stop listening; remove the socket, and the folder if it is empty."""
         if self._listening is not None:
             self._listening.close()
             self._listening = None
         if self._path is not None:
             self._path.unlink(missing_ok=True)
-            with suppress(OSError):  # others are in it
+            with suppress(OSError):  # other workers have sockets in it
                 self._path.parent.rmdir()
             self._path = None
 
@@ -141,7 +143,7 @@ class Status:
             except OSError:
                 if self._listening is None:
                     return
-                gevent.sleep(1)  # no descriptors are left
+                gevent.sleep(1)  # the process has no descriptors left
                 continue
             gevent.spawn(self._answer, client)
 
@@ -152,9 +154,9 @@ class Status:
                     client.settimeout(PATIENCE)
                     client.sendall(json.dumps(self._told()).encode())
             except OSError:
-                pass  # it did not wait
+                pass  # the client left, or was too slow
             except Exception:
-                self._log.exception("telling vento-wsgi top failed")
+                self._log.exception("the reply to vento-wsgi top failed")
 
     def _told(self) -> dict[str, Any]:
         import gevent
@@ -194,21 +196,23 @@ class Status:
 
 
 def _listening(path: Path) -> Any:
-    """A socket at `path`, in a folder that is this user's alone. Raises OSError."""
+    """A listening socket at `path`, in a folder that only this user can enter. Raises OSError."""
     from gevent import socket as cooperative
 
     path.parent.mkdir(mode=0o700, exist_ok=True)
     if not is_private(path.parent):
-        raise PermissionError(errno.EPERM, "it is not this user's alone", str(path.parent))
+        raise PermissionError(
+            errno.EPERM, "other users could enter the folder, or it is theirs", str(path.parent)
+        )
     sweep(path.parent)
-    # Before listen() a socket refuses connections, as that of a killed worker does. So it gets
-    # the name that sweep() looks at when it listens.
+    # Before listen() a socket refuses connections, like the socket of a killed worker, which
+    # sweep() removes. So it gets a name that sweep() ignores until it listens.
     unready = path.with_suffix(".new")
-    unready.unlink(missing_ok=True)  # of a killed worker that had the same number
+    unready.unlink(missing_ok=True)  # left by a killed worker with the same pid
     listening = cooperative.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with suppress(OSError):  # macOS refuses
-            os.fchmod(listening.fileno(), 0o600)  # Linux makes the name with these permissions
+            os.fchmod(listening.fileno(), 0o600)  # on Linux, bind() creates the file with this mode
         listening.bind(str(unready))
         unready.chmod(0o600)
         listening.listen(8)
@@ -250,7 +254,7 @@ def _client(sock: Any) -> str:
 
 
 def _unsent(sock: Any) -> int:
-    """Bytes that the kernel has, and the client has not acknowledged."""
+    """Bytes in the kernel's send buffer, which the client has not acknowledged."""
     try:
         (count,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4))
     except (AttributeError, OSError, ValueError):
@@ -259,9 +263,9 @@ def _unsent(sock: Any) -> int:
 
 
 def peer_of(sock: Any) -> tuple[int, int]:
-    """The process and the user at the other end of a Unix socket, as the kernel knows them.
+    """The pid and uid of the process at the other end of a Unix socket, from the kernel.
 
-    Where the kernel does not tell (macOS), the permissions of the folder have to do.
+    Without SO_PEERCRED (macOS) it returns 0 and this user: the mode of the folder must suffice.
     """
     if not hasattr(socket, "SO_PEERCRED"):
         return 0, os.geteuid()

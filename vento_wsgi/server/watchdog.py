@@ -1,8 +1,11 @@
-"""Watchdog: who keeps the loop from its turn.
+"""Watchdog: log the line of code that blocks the event loop.
 
-A source that computes for long, or waits in C code that gevent does not know, stops every
-stream of the worker. A thread beside the loop sees that the loop is late, looks at what the
-main thread is doing at that moment, and logs it, once for each time.
+A source that computes for long, or waits in C code without gevent, stops all streams of the worker.
+A native thread checks how long ago the loop last ran. If it is too long, the thread logs the
+current line of the loop's thread, once for each block.
+
+gevent's own monitor thread would not do. It traces every greenlet switch, which costs 0.15 µs each;
+it does not see callbacks that block the loop; and its report lists all greenlets of the process.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ _PACKAGE = str(Path(__file__).resolve().parent.parent)
 
 
 class Watchdog:
-    """Watches the loop of the thread that makes it. limit: seconds of silence that are logged."""
+    """Watches the loop of the thread that creates it. limit: seconds without a turn of the loop."""
 
     def __init__(self, limit: float) -> None:
         self._limit = limit
@@ -37,7 +40,7 @@ class Watchdog:
         get_original("_thread", "start_new_thread")(self._watch, ())
 
     def tick(self, now: float) -> None:
-        """Called by the clock, so by the loop."""
+        """Called regularly by a timer of the loop."""
         self._seen = now
         self._told = False
 

@@ -1,4 +1,4 @@
-"""Tools for the tests of applications: a client that reads streams, a server that runs.
+"""Tools for testing applications: a client that reads streams, and a real server.
 
     with Client(app).stream("GET", "/events") as response:
         assert next(response.events()).data == "first"
@@ -7,7 +7,7 @@
     with LiveServer("module:app") as server:
         requests.get(server.url)
 
-pytest has the server as the fixture ``live_server``.
+In pytest, the fixture ``live_server`` starts the server.
 """
 
 from .client import Client, StreamResponse

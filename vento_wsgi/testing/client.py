@@ -1,4 +1,4 @@
-"""Client: werkzeug's, and responses that are read as they come."""
+"""Client: werkzeug's test client, with responses that are read while the application runs."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 __all__ = ["Client", "StreamResponse"]
 
 TIMEOUT = 5.0
-"""Seconds for each wait: a busy machine needs less, and who waits for a failure not much more."""
+"""Seconds for each wait: enough on a busy machine, and short enough when a test fails."""
 
 _BLOCKS = re.compile(rb".*(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)", re.DOTALL)
-"""All to the last empty line."""
+"""Everything up to the last empty line."""
 
 _EXCHANGE = "vento_wsgi.testing.exchange"
 
 
 class Client(WerkzeugClient):
-    """werkzeug's Client, for any WSGI application, with ``stream()`` beside ``get()``."""
+    """werkzeug's Client for any WSGI application, with an additional method ``stream()``."""
 
     def __init__(self, application: WSGIApplication, *args: Any, **options: Any) -> None:
         super().__init__(_Switch(application), *args, **options)
@@ -37,18 +37,20 @@ class Client(WerkzeugClient):
     def stream(
         self, method: str, path: str, *, timeout: float = TIMEOUT, **options: Any
     ) -> StreamResponse:
-        """Send a request and return its response when its head is there. Use it in a ``with``.
+        """Send a request and return its response once the head is there. Use it in a ``with``.
 
-        The application runs in a thread of its own, a greenlet where gevent is patched in, and
-        goes on as far as it is read, a chunk at a time. timeout: seconds for each wait: for
-        the head, for a chunk, for the application to end when the client has left.
+        The application runs in a thread of its own, or in a greenlet if gevent has patched
+        `threading`, and continues only while a chunk is being read.
+
+        timeout: seconds for each wait: for the head, for a chunk, and for the application to end
+            after the client left.
         options: those of werkzeug's EnvironBuilder: headers, json, data, query_string…
 
-        Raises TimeoutError, what the application raises before its head, and AssertionError
-        where it breaks a rule of PEP 3333.
+        Raises TimeoutError, anything that the application raises before its head, and
+        AssertionError if the application breaks a rule of PEP 3333.
         """
         if "follow_redirects" in options:
-            raise TypeError("stream() gives one response: follow its Location with another")
+            raise TypeError("stream() does not follow redirects: request the Location yourself")
         exchange = Exchange(f"{method} {path}", timeout)
         overrides = {**options.pop("environ_overrides", {}), _EXCHANGE: exchange}
         try:
@@ -60,13 +62,13 @@ class Client(WerkzeugClient):
 
 
 class _Switch:
-    """Leads the requests of streams to where they can be read as they come."""
+    """Runs the requests of stream() in their Exchange, and all others directly."""
 
     def __init__(self, application: WSGIApplication) -> None:
         self._application = application
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        environ.setdefault("REMOTE_ADDR", "127.0.0.1")  # as every server on TCP sets it
+        environ.setdefault("REMOTE_ADDR", "127.0.0.1")  # every server on TCP sets it
         exchange: Exchange | None = environ.pop(_EXCHANGE, None)
         if exchange is None:
             return self._application(environ, start_response)
@@ -75,16 +77,16 @@ class _Switch:
 
 
 class StreamResponse:
-    """A response that is read as it comes.
+    """A response that is read while the application runs.
 
-    Its iterators are one each: what one call has taken, the next does not give again.
+    chunks() and events() return the same iterator at each call: items are given once.
     """
 
     def __init__(self, exchange: Exchange, close: Callable[[], object]) -> None:
         self._exchange = exchange
-        self._close = close  # of what the request's body is read from
+        self._close = close  # closes the body of the request
         self._chunks = iter(exchange.take, None)
-        self._rest = b""  # of a block of events
+        self._rest = b""  # the beginning of an unfinished block of events
         self._events = decode(self._received())
 
     @property
@@ -96,18 +98,18 @@ class StreamResponse:
         return Headers(self._exchange.headers)
 
     def chunks(self) -> Iterator[bytes]:
-        """The chunks as they come, none of them empty, to the end of the response.
+        """The chunks of the response, as soon as each exists; none is empty.
 
-        Raises TimeoutError when nothing comes in time, after which it can go on; and what the
-        application raises in mid-stream, which is StreamAborted where the response broke off.
+        Raises TimeoutError if no chunk comes in time (you may then continue to read), and anything
+        that the application raises, which is StreamAborted if the response broke off.
         """
         return self._chunks
 
     def events(self, *, comments: bool = False) -> Iterator[Event]:
-        """The events of an event stream as they come.
+        """The events of an event stream, as soon as each exists.
 
-        comments: also what is no event, each as soon as it is there: comments, as heartbeats
-        are, and ``retry``. Raises what chunks() does.
+        comments: whether comments (such as heartbeats) and ``retry`` are included. Raises the same
+        as chunks().
         """
         while True:
             try:
@@ -129,16 +131,17 @@ class StreamResponse:
 
     @property
     def ending(self) -> Ending | None:
-        """How the stream ended: reason, bytes, chunks, seconds; None while it has not.
+        """How the stream ended: reason, bytes, chunks, seconds.
 
-        None, too, of what is no stream of vento_wsgi. To be sure of it, leave the ``with``.
+        None while it is open, and always None if it is no stream of vento_wsgi. After the ``with``
+        block the stream has ended.
         """
         return self._exchange.ending
 
     def close(self) -> None:
-        """Leave, as a client does that closes its connection, and wait until that is noticed.
+        """Close the connection like a client, and wait until the application has ended.
 
-        Raises TimeoutError if it is not in time, and what the application raises meanwhile.
+        Raises TimeoutError, and anything that the application raises.
         """
         try:
             self._exchange.leave()
@@ -156,6 +159,6 @@ class StreamResponse:
     ) -> None:
         if error is None:
             self.close()
-        else:  # which says more than what follows from it
+        else:  # the error of the test says more than one that follows from it
             self._exchange.abandon()
             self._close()

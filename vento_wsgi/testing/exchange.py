@@ -1,12 +1,12 @@
-"""Exchange: a request and its response, between an application and the test that reads it.
+"""Exchange: one request and its response, between an application and the test that reads it.
 
-The application runs in a thread, which is a greenlet where gevent is patched in. It is given
-its turn when the test wants a chunk, and only then, so that what it has done by a certain line
-of a test does not depend on who is faster. The other side is a WSGI server by PEP 3333: it
-demands what the PEP demands, calls ``close()`` once, and re-raises exc_info when the head is out.
+The application runs in a thread, or in a greenlet if gevent has patched `threading`. It runs only
+while the test waits for a chunk. So what it has done by a certain line of the test does not depend
+on timing. The exchange acts as a WSGI server (PEP 3333): it checks the rules of the PEP, calls
+``close()`` once, and re-raises exc_info if the head was sent.
 
-The streams of vento_wsgi find here what they find at StreamWorker: the key under which they
-report themselves, and under gevent a connection, which tells them at once that the client left.
+Streams of vento_wsgi find the same keys in environ as on StreamWorker: one to register
+themselves, and under gevent a connection, which shows at once when the client has left.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from wsgiref.util import is_hop_by_hop
 
 from ..exceptions import StreamAborted
+from ..http_syntax import TOKEN, VALUE
 from ..streaming.connection import Connection
 from ..streaming.environ import CONNECTION
 from ..streaming.pumps import cooperative
@@ -36,14 +37,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Exchange"]
 
-_STATUS = re.compile(r"[1-9][0-9]{2} [\t\x20-\x7e\x80-\xff]*")
-_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_STATUS = re.compile(rf"[1-9][0-9]{{2}} {VALUE}")
+_NAME = re.compile(TOKEN)
+_VALUE = re.compile(VALUE)
 _LIBRARY = sysconfig.get_path("stdlib")
 
 
 class _Report:
-    """Takes the place of a worker's drain: streams come to it when they start and have ended."""
+    """Replaces the drain of a worker: streams register here when they start and end."""
 
     draining = False
 
@@ -69,7 +70,7 @@ class _Connection(Connection):
 
 
 class Exchange:
-    """See above. name: of the request, for messages. timeout: seconds for each wait."""
+    """See the module. name: names the request in messages. timeout: seconds for each wait."""
 
     def __init__(self, name: str, timeout: float) -> None:
         self.status = ""
@@ -80,7 +81,7 @@ class Exchange:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._ready = self._over = self._left = self._wanted = False
-        self._sent = False  # the head, after which it is too late for another
+        self._sent = False  # whether the head was sent, so that it cannot change any more
         self._chunk = b""
         self._error: BaseException | None = None
         self._ends: tuple[socket.socket, ...] = ()
@@ -95,7 +96,7 @@ class Exchange:
     def begin(
         self, app: WSGIApplication, environ: WSGIEnvironment
     ) -> tuple[str, list[tuple[str, str]]]:
-        """Start the application, and wait for its head."""
+        """Start the application and wait for its head. Raises TimeoutError."""
         self._bodiless = environ["REQUEST_METHOD"] == "HEAD"
         if cooperative():
             self._ends = socket.socketpair()
@@ -112,7 +113,7 @@ class Exchange:
         return self.status, self.headers
 
     def take(self) -> bytes | None:
-        """The next chunk; None when there will be none."""
+        """The next chunk; None at the end. Raises TimeoutError, and what the application raises."""
         with self._changed:
             self._wanted = True
             self._changed.notify_all()
@@ -127,7 +128,7 @@ class Exchange:
         return chunk
 
     def leave(self) -> None:
-        """Close the connection, and wait until the application has come to its end."""
+        """Close the connection and wait for the end of the application. Raises TimeoutError."""
         with self._changed:
             self._left = True
             self._changed.notify_all()
@@ -139,8 +140,8 @@ class Exchange:
         if self._thread.is_alive():
             raise TimeoutError(
                 f"{self._name}: the application did not end within {self._timeout:g} s after the "
-                f"client left{self._where()}; where gevent is not patched in, that is noticed at "
-                "the next chunk: have the source wait for a shorter time, or give it its end"
+                f"client left{self._where()}; without gevent's patches it notices that only at its "
+                "next chunk: let the source wait for a shorter time, or end"
             )
         if self._ends:
             self._ends[0].close()
@@ -148,7 +149,7 @@ class Exchange:
             self._raise()
 
     def abandon(self) -> None:
-        """Leave, when there is an error already that is to be seen."""
+        """Leave without raising, because another error is being raised."""
         with suppress(Exception):
             self.leave()
 
@@ -172,7 +173,7 @@ class Exchange:
             raise error
 
     def _where(self) -> str:
-        """The line where the application is, as far as it can be seen."""
+        """The line of code that the application's thread is at; "" if it is not known."""
         ident = None if self._thread is None else self._thread.ident
         frame = None if cooperative() or ident is None else sys._current_frames().get(ident)
         for line in reversed(traceback.extract_stack(frame) if frame is not None else ()):
@@ -190,7 +191,7 @@ class Exchange:
             finally:
                 if hasattr(body, "close"):
                     body.close()
-        except BaseException as error:  # it is the test's to see
+        except BaseException as error:  # raised again in the test's thread
             self._error = error
         with self._changed:
             self._duration = time.monotonic() - self._start
@@ -202,7 +203,7 @@ class Exchange:
         chunks = iter(body)
         if self.status:
             self._announce()
-        # an application may call start_response when its first chunk is asked for
+        # an application may call start_response only when its first chunk is requested
         while not self.status or self._asked():
             chunk = next(chunks, self)
             assert self.status, "start_response was not called before the first chunk"
@@ -220,7 +221,7 @@ class Exchange:
             self._changed.notify_all()
 
     def _asked(self) -> bool:
-        """Wait until the test wants a chunk; False when it has left."""
+        """Wait until the test wants a chunk; False if the test has left."""
         with self._changed:
             self._changed.wait_for(lambda: self._wanted or self._left)
             return not self._left
@@ -267,7 +268,7 @@ class Exchange:
 
 
 def _check(status: object, headers: object) -> None:
-    """What PEP 3333 says of the arguments of start_response."""
+    """Check the arguments of start_response by the rules of PEP 3333."""
     assert isinstance(status, str), f"a status is text, not {status!r}"
     assert _STATUS.fullmatch(status), f"a status is '200 OK', not {status!r}"
     assert type(headers) is list, f"headers are a list, not {headers!r}"
@@ -277,4 +278,4 @@ def _check(status: object, headers: object) -> None:
         for part, rule in ((name, _NAME), (value, _VALUE)):
             assert isinstance(part, str), f"a header is a pair of texts, not {field!r}"
             assert rule.fullmatch(part), f"the header {field!r} cannot be sent"
-        assert not is_hop_by_hop(name), f"{name} is the server's to send"
+        assert not is_hop_by_hop(name), f"only the server may send {name}"

@@ -1,9 +1,9 @@
-"""LiveServer: the application on a real gunicorn, in processes of its own.
+"""LiveServer: run the application on a real gunicorn, in processes of its own.
 
-Its socket is made here and handed down, so that the port is nobody else's and clients may
-connect from the first moment on. A pipe tells when a worker has loaded the application; that
-it was closed tells that there is no server any more: nothing is polled, and the application
-sees no request but those of the test.
+The listening socket is created here and inherited by gunicorn, so no other program can take the
+port, and clients can connect at once. A worker writes to a pipe once it has loaded the application;
+if the pipe is closed before, the server has ended. So nothing is polled, and the application gets
+no requests except those of the test.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from types import ModuleType, TracebackType
 __all__ = ["LiveServer"]
 
 START = 30.0
-"""Seconds for the application to be imported, on a busy machine."""
+"""Seconds for the application to be imported, even on a busy machine."""
 
 STOP = 10.0
-"""Seconds from TERM to KILL: longer than the streams of a test are given."""
+"""Seconds from SIGTERM to SIGKILL: more than the graceful timeout below."""
 
 SETTINGS = """\
 import os
@@ -45,13 +45,14 @@ def post_worker_init(worker):
 class LiveServer:
     """gunicorn with StreamWorker on a free port of 127.0.0.1. Use it in a ``with``, or close it.
 
-    app: ``"module:app"``, or an application that is bound to a name of an imported module.
-    options: more of gunicorn's command line: ``["--workers=2", "--worker-class=gevent"]``.
-    env: more for its environment. timeout: seconds until a worker must have the application.
+    app: ``"module:app"``, or an application that is an attribute of an imported module.
+    options: further arguments of gunicorn: ``["--workers=2", "--worker-class=gevent"]``.
+    env: further environment variables.
+    timeout: seconds in which a worker must have loaded the application.
 
-    host, port, url: where it is. pid: gunicorn's. log(): what it has written.
-    Raises LookupError on an object that no module names, RuntimeError, with the log, when the
-    server does not start.
+    host, port, url: the address of the server. pid: gunicorn's.
+    Raises LookupError if no module has the application, RuntimeError, with the log, if the server
+    does not start.
     """
 
     host = "127.0.0.1"
@@ -81,18 +82,18 @@ class LiveServer:
         return self._process.pid
 
     def log(self) -> str:
-        """What it has written to stdout and stderr so far, or had when it was closed."""
+        """The output of the server so far, stdout and stderr; after close() all of it."""
         if self._log.exists():
             self._said = self._log.read_text("utf-8", "replace")
         return self._said
 
     def close(self) -> None:
-        """Stop the server, by its pid, and wait for its end; further calls do nothing."""
+        """Stop the server and wait for its end. Further calls do nothing."""
         if self._process.returncode is None:
             self._process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(STOP)
-            with suppress(ProcessLookupError):  # what is left of its session
+            with suppress(ProcessLookupError):  # kill the workers that are left in its session
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
         self.log()
@@ -148,26 +149,26 @@ class LiveServer:
                 os.close(told)
         if why:
             self.close()
-            raise RuntimeError(f"gunicorn {why} with {target}; it said:\n{self.log()}")
+            raise RuntimeError(f"gunicorn {why} with {target}; its output:\n{self.log()}")
 
     def _wait(self, ready: int, timeout: float) -> str:
-        """Why there is no server; empty if there is one."""
+        """Why the server did not start; "" if it did."""
         if not select.select([ready], [], [], timeout)[0]:
             return f"did not start within {timeout:g} s"
         if not os.read(ready, 1):
-            return f"ended with {self._process.wait(STOP)}"
+            return f"ended with exit status {self._process.wait(STOP)}"
         return ""
 
 
 def _name_of(app: object) -> str:
     if not callable(app):
-        raise LookupError(f'a server runs "module:app" or a WSGI application, not {app!r}')
+        raise LookupError(f'give "module:app" or a WSGI application, not {app!r}')
     for name, module in list(sys.modules.items()):
         if isinstance(module, ModuleType) and name != "__main__":
             for attribute, value in list(vars(module).items()):
                 if value is app:
                     return f"{name}:{attribute}"
     raise LookupError(
-        f"{app!r} is bound to no name of an imported module, by which a server could import it: "
-        'make it there, or give "module:app"'
+        f"{app!r} is not an attribute of an imported module, so a server cannot import it: "
+        'define it in a module, or give "module:app"'
     )

@@ -1,4 +1,4 @@
-/* The chat: POST with fetch, and the answer's tokens as they come out of its reader. */
+/* The chat: a POST by fetch, whose response is read token by token. */
 import { readEvents } from "./event-stream.js";
 import { lookCloser } from "./server.js";
 

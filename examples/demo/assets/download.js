@@ -1,4 +1,4 @@
-/* The download: fetch and a reader into one buffer, its rate, and its SHA-256 at the end. */
+/* The download: reads a fetch response into a buffer, shows its rate, then its SHA-256. */
 import { lookCloser } from "./server.js";
 
 const MIB = 1024 * 1024;
@@ -39,7 +39,7 @@ function clear() {
   delete verdict.dataset.match;
 }
 
-/* Draws what has been received, with the rate over the last moments rather than the mean. */
+/* Shows the progress, with the rate of the last moments instead of the mean. */
 class Meter {
   #total;
   #drawn = 0;

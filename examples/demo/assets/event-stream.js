@@ -1,5 +1,5 @@
-/* An incremental parser of text/event-stream, after section 9.2.6 of the HTML standard.
-   Feed it text in pieces cut anywhere; it calls `dispatch({ type, data, id })` per event. */
+/* An incremental parser of text/event-stream (HTML standard, section 9.2.6).
+   Feed it text in pieces, cut anywhere; it calls `dispatch({ type, data, id })` for each event. */
 export class EventStreamParser {
   #dispatch;
   #line = "";
@@ -13,8 +13,7 @@ export class EventStreamParser {
   }
 
   feed(text) {
-    // A CR ends its line at once. The LF of a CRLF may come in the next piece, and then
-    // ends nothing.
+    // A CR ends its line at once. If the LF of a CRLF comes in the next piece, it is skipped.
     if (this.#afterCarriageReturn && text.startsWith("\n")) text = text.slice(1);
     else if (text === "") return;
     this.#afterCarriageReturn = text.endsWith("\r");
@@ -47,7 +46,7 @@ export class EventStreamParser {
   }
 }
 
-/* The events of a fetch response, as they arrive. */
+/* Yields the events of a fetch response as they arrive. */
 export async function* readEvents(response) {
   const reader = response.body.getReader();
   const decoder = new TextDecoder();

@@ -1,4 +1,4 @@
-/* The live feed: EventSource, a list with the newest on top, and the wave of their pauses. */
+/* The live feed: an EventSource, a list with the newest event on top, and a curve of the pauses. */
 import { lookCloser } from "./server.js";
 
 const SHOWN = 8;
@@ -89,8 +89,8 @@ function draw() {
     left + index * step,
     WAVE_HEIGHT - 3 - (value / top) * (WAVE_HEIGHT - 10),
   ]);
-  // Each piece is a cubic whose two handles lie halfway and level, so the curve never
-  // rises above a point that was measured.
+  // Each segment is a cubic whose control points are halfway and level with its ends, so the curve
+  // never rises above a measured point.
   let path = `M${points[0]}`;
   for (let i = 1; i < points.length; i++) {
     const middle = (points[i - 1][0] + points[i][0]) / 2;

@@ -1,4 +1,4 @@
-/* The strip at the top: how many generators run at the server. */
+/* The strip at the top: how many generators run on the server. */
 
 const IDLE_PAUSE = 2000;
 const BUSY_PAUSE = 200;
@@ -33,7 +33,7 @@ async function poll() {
   timer = setTimeout(poll, performance.now() < busyUntil ? BUSY_PAUSE : IDLE_PAUSE);
 }
 
-/* Something has just started or stopped: look more often for a while. */
+/* Polls more often for a while, because a stream has just started or stopped. */
 export function lookCloser() {
   busyUntil = performance.now() + BUSY_SPAN;
   clearTimeout(timer);

@@ -1,7 +1,7 @@
-/* The board as it was loaded, and each change to it as it comes.
+/* Loads the board, and applies each change that the server publishes.
 
-   A card is put in its place by `put`, whoever says so: the first load, an event, the answer to a
-   request of our own. An older revision than the one that is shown is ignored. */
+   Every card goes through `put`: from the first load, an event, or the response to a request of this
+   page. It ignores a revision that is older than the shown one. */
 
 const names = { ideas: "Ideas", doing: "Doing", done: "Done" };
 const order = Object.keys(names);
@@ -13,7 +13,7 @@ let received = 0;
 const element = (id) => document.getElementById(id);
 const column = (name) => document.querySelector(`.column[data-column="${name}"]`);
 
-// What the server says
+// From the server
 
 async function load() {
   try {
@@ -38,7 +38,7 @@ function listen() {
   source.onopen = () => show("live");
   source.onerror = () => {
     show("reconnecting");
-    // it comes back by itself, unless it was answered with an error, by a proxy for instance
+    // EventSource reconnects by itself, except after an error response, such as one of a proxy
     if (source.readyState === EventSource.CLOSED) setTimeout(listen, 1000);
   };
   source.onmessage = (event) => {
@@ -48,7 +48,7 @@ function listen() {
   };
   source.addEventListener("gap", (event) => {
     after = event.lastEventId;
-    load(); // changes are missing that are no longer kept
+    load(); // the broker no longer has some of the changes
   });
 }
 
@@ -118,7 +118,7 @@ function count() {
   }
 }
 
-// What this tab does
+// Changes made in this tab
 
 function change(id, target) {
   return target === null ? tell("DELETE", `/cards/${id}`) : tell("PUT", `/cards/${id}`, { column: target });

@@ -1,1 +1,1 @@
-"""The event logs that a Broker can keep its events in: one protocol, event_log.EventLog."""
+"""The event logs in which a Broker can keep its events: one protocol, event_log.EventLog."""

@@ -1,4 +1,4 @@
-"""Epoch: which log a whole number is a position of."""
+"""Epoch: a random name of a log, which its ids contain."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import re
 __all__ = ["Epoch"]
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
-_POSITION = re.compile(r"0|[1-9][0-9]{0,17}")  # what fits into the 64 bits of a database, too
+_POSITION = re.compile(r"0|[1-9][0-9]{0,17}")  # at most 18 digits: a 64-bit integer of a database
 
 
 class Epoch(str):
-    """Drawn when a log is made, and part of its ids: those of any other log are none of its.
+    """Drawn when a log is made, and part of its ids, so that ids of other logs are recognised.
 
-    It starts with a letter, which the ids of Redis never do.
+    It starts with a letter, unlike the ids of Redis.
     """
 
     __slots__ = ()

@@ -1,8 +1,9 @@
-"""EventLog: what a backend of the broker is, the events of all topics in one order.
+"""EventLog: the protocol of the broker's backends, a log of the events of all topics.
 
-There is one order for all topics, so that a single id is enough to go on from, whatever the
-client has subscribed to. A position stands between two entries: "after" one of them. What is
-kept is bounded by count and by age; older entries are dropped, and ``lost`` says so.
+The log has one order for all topics, so a single id is enough to resume, whatever topics a client
+has subscribed to. A position is a place between two entries, directly after one of them. The log
+keeps a limited number of entries for a limited time; older ones are dropped, and ``lost`` tells
+whether that concerns a position.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from typing import Any, NamedTuple, Protocol
 __all__ = ["Entry", "EventLog", "Position", "Topics"]
 
 Position = Any
-"""Comparable with the others of its log, and nothing more: an int, or a tuple of them."""
+"""An int or a tuple of ints. Positions of one log can be compared, and nothing else."""
 
 
 class Entry(NamedTuple):
-    """One published event. block: its lines in an event stream, without an id."""
+    """One published event. block: the lines of its block in an event stream, without the id."""
 
     position: Position
     topic: str
@@ -26,9 +27,9 @@ class Entry(NamedTuple):
 
 
 class Topics:
-    """What a subscription asks for: these names, and every name below those of `below`.
+    """The topics of a subscription: `names`, and all names below those in `below`.
 
-    prefixes: how the names below begin, so each ends in a slash.
+    prefixes: the names in `below`, each with a slash at its end.
     """
 
     __slots__ = ("names", "prefixes")
@@ -42,43 +43,43 @@ class Topics:
 
 
 class EventLog(Protocol):
-    """The events of all topics in one order. Its methods may wait, under gevent cooperatively.
+    """The events of all topics in one order. Methods may wait; under gevent they yield to the hub.
 
-    All raise BrokerError, which says what to do, when the log cannot be read or written.
+    All methods raise BrokerError if the log cannot be read or written.
     """
 
     def append(self, topic: str, block: bytes) -> Position:
-        """Publish. Once this returns, every process that follows the log will be given it."""
+        """Publish. Once this returns, every process that follows the log will get the entry."""
 
     def last(self) -> Position:
-        """The position after the newest entry: everything later is still to come."""
+        """The position after the newest entry."""
 
     def first(self) -> Position:
         """The position before the oldest entry that is kept."""
 
     def lost(self, after: Position) -> bool:
-        """Whether something later than `after` is no longer kept, or `after` is to come."""
+        """Whether an entry after `after` was dropped, or `after` is no position of this log."""
 
     def read(self, after: Position, topics: Topics, limit: int, size: float = inf) -> list[Entry]:
-        """The next entries of `topics`, in order; none if there are none yet.
+        """The next entries of `topics`, in order; an empty list if there are none yet.
 
-        limit: how many, at most. size: bytes of their blocks; with the entry that reaches it
-        the list ends, so that a single entry may be larger.
+        limit: number of entries, at most. size: bytes of their blocks; the list ends with the
+        entry that reaches it, so it can be larger by one entry.
         """
 
     def follow(self, after: Position) -> Iterator[list[Entry]]:
-        """Every entry of all topics later than `after`, as they come, once and in order.
+        """All entries of all topics after `after`, each once and in order; waits for new ones.
 
-        Waits for them; goes on by itself after a failure. Ends when the log is closed, and when
-        it is another log now or was set back: `after` is not in its history any more.
-        Entries that were dropped before they could be read are left out.
+        Continues after a failure. Ends when the log is closed, and when `after` is no longer in
+        its history, because the log was replaced or restored to an older state. Entries that were
+        dropped before they could be read are missing.
         """
 
     def id(self, position: Position) -> str:
-        """A position as the id of an event: ASCII without spaces, at most 64 characters."""
+        """The id of an event for a position: ASCII without spaces, at most 64 characters."""
 
     def position(self, id: str) -> Position | None:
-        """The position of an id; None if it is none of this log's."""
+        """The position of an id; None if the id is not one of this log."""
 
     def close(self) -> None:
-        """Free what is held, ending every ``follow``; further calls do nothing."""
+        """Free all resources and end every ``follow``. Further calls do nothing."""

@@ -1,4 +1,4 @@
-"""Memory: a log for one process, gone with it."""
+"""Memory: a log for one process, which ends with the process."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .event_log import Entry, Topics
 __all__ = ["Memory"]
 
 BATCH = 1000
-"""Entries that follow() gives at once: enough that a batch costs little, little to hold."""
+"""Entries that follow() yields at once, at most."""
 
 MAX_DROPPED = 1000
-"""Expired entries that one append drops: some 0.1 ms of work, and it catches up all the same."""
+"""Expired entries that one append drops, at most: some 0.1 ms of work."""
 
 
 class _Kept:
-    """The entries of one process: those of `first` + 1 to `last`, each with its time."""
+    """The entries of one process: numbers `first` + 1 to `last`, each with its monotonic() time."""
 
     def __init__(self, last: int) -> None:
         self.epoch = Epoch.draw()
@@ -42,19 +42,19 @@ class _Kept:
 
     def between(self, after: int, until: int) -> Iterator[Entry]:
         for position in range(max(after, self.first) + 1, min(until, self.last) + 1):
-            if (kept := self.entries.get(position)) is not None:  # not dropped meanwhile
+            if (kept := self.entries.get(position)) is not None:  # it may have been dropped
                 yield kept[1]
 
 
 class Memory:
-    """The last `count` entries of the last `age` seconds. A fork has a log of its own, empty."""
+    """The last `count` entries of the last `age` seconds. A forked process starts an empty log."""
 
     def __init__(self, count: int, age: float) -> None:
         self._count = count
         self._age = age
         self._closed = False
-        # by process, and made when it is first used there: a lock that was made in the parent
-        # may be held, and be of a kind that blocks the greenlets of a child patched since
+        # By process, and made at its first use there. A lock made in the parent may be held, or,
+        # if gevent has patched the child since, block all its greenlets.
         self._kept: dict[int, _Kept] = {}
 
     def _open(self) -> _Kept:

@@ -1,4 +1,4 @@
-"""Urls of a broker as they may be shown: in messages, in logs, as ``Broker.url``."""
+"""URLs of a broker without their passwords, for messages, logs and ``Broker.url``."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _HOST = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[\w.-]+)(?::[0-9]*)?|", re.ASCII)
 
 
 def without_password(url: str) -> str:
-    """The url without user, password and the fields of its query that may hold one.
+    """The URL without user, password, and the fields of its query that may hold a password.
 
-    Only the scheme is left of a url that cannot be taken apart for certain, such as one with a
-    password that is not percent-encoded.
+    Only the scheme is kept if the URL cannot be parsed reliably, for example because its password
+    is not percent-encoded.
     """
     scheme, found, rest = url.partition("://")
     if not found or scheme in ("memory", "sqlite"):
@@ -29,7 +29,7 @@ def without_password(url: str) -> str:
 
 
 class Secret(str):
-    """A password. It is used as the text that it is, and does not show in a repr or a message."""
+    """A password: a str whose repr(), str() and format() do not show it."""
 
     __slots__ = ()
 

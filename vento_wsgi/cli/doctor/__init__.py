@@ -1,8 +1,10 @@
-"""``vento-wsgi doctor URL``: what lies between a client and a stream does to it.
+"""``vento-wsgi doctor URL``: find out what proxies, compression and timeouts do to a stream.
 
-visit.py reads the wire, items.py cuts it into what the server made one by one, examination.py
-asks whatever can be asked, findings.py judges the answers, report.py says them. An application
-may help with the handler ``pulse()``, whose events tell when they were made.
+request.py sends a request and reads the raw response; items.py splits a body into its events or
+lines; examination.py makes all requests of an examination; bursts.py and proxies.py interpret
+what came; findings.py decides what is wrong; fixes.py knows the settings to change; report.py
+formats the result. An application can help with the handler ``pulse()``: its events say when they
+were made.
 """
 
 from __future__ import annotations

@@ -10,34 +10,35 @@ import shutil
 import sys
 
 from ...exceptions import NotExamined
+from ...http_syntax import TOKEN
 from ..terminal import safe, write
 from .examination import examine
 from .report import LONGEST, report, text
-from .request import Place
+from .request import Target
 
 __all__ = ["add"]
 
 SECONDS = 20.0
-"""Longer than the 15 s after which our event streams send a heartbeat."""
+"""Longer than the default heartbeat interval of our event streams, 15 s."""
 
-_FIELD = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\r\n\0]*")
+_FIELD = re.compile(TOKEN + r":[^\r\n\0]*")
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command to those of the parser."""
+    """Add the command to the parser."""
     parser = commands.add_parser(
         "doctor",
-        help="look at a stream through what lies between",
+        help="examine a stream through its proxies",
         description="Opens a stream and says what proxies, compression and timeouts do to it. "
-        "Exits with 0 if it is healthy, 1 if something is wrong, 2 if it could not be looked at.",
+        "Exits with 0 if it is healthy, 1 if something is wrong, 2 if it could not be examined.",
     )
     parser.set_defaults(command=_doctor)
-    parser.add_argument("url", metavar="URL", help="http:// or https://, as clients see it")
+    parser.add_argument("url", metavar="URL", help="http:// or https://, as clients use it")
     parser.add_argument(
         "--seconds",
         type=_seconds,
         default=SECONDS,
-        help="how long to read (%(default)g); as long as a silence that should be survived",
+        help="how long to read (%(default)g); at least the longest silence to survive",
     )
     parser.add_argument(
         "--header",
@@ -45,17 +46,17 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         action="append",
         default=[],
         metavar="'NAME: VALUE'",
-        help="a header of the requests; may be given again",
+        help="a header of the requests; may be repeated",
     )
     parser.add_argument(
         "--as",
         dest="kind",
         choices=("events", "stream", "file"),
-        help="what it is meant to be (told by its Content-Type otherwise)",
+        help="what the URL serves (default: decided from its headers)",
     )
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
-        "--insecure", action="store_true", help="take any certificate; for your own servers"
+        "--insecure", action="store_true", help="accept any certificate; for your own servers"
     )
 
 
@@ -66,7 +67,7 @@ def _seconds(value: str) -> float:
         seconds = 0.0
     if 0 < seconds <= 86400:
         return seconds
-    raise argparse.ArgumentTypeError(f"seconds are a number above 0, not {value!r}")
+    raise argparse.ArgumentTypeError(f"seconds are a number above 0, at most 86400, not {value!r}")
 
 
 def _field(value: str) -> str:
@@ -78,7 +79,7 @@ def _field(value: str) -> str:
 def _doctor(options: argparse.Namespace) -> int:
     try:
         found = examine(
-            Place.of(options.url),
+            Target.of(options.url),
             seconds=options.seconds,
             fields=options.header,
             kind=options.kind,

@@ -1,8 +1,7 @@
-"""Examination: everything that is asked of a URL, one request after the other.
+"""Examination: the requests that the doctor makes of one URL, one after the other.
 
-What a stream is like is seen by reading it for a while. The rest are experiments, which differ
-from that in one thing: the same without compression, from an event on that is known, as a HEAD,
-a part of it.
+The first is a GET, read for a while. The others are experiments, each of which changes one thing:
+no compression, a Last-Event-ID, the method HEAD, a Range.
 """
 
 from __future__ import annotations
@@ -13,24 +12,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...exceptions import NotExamined
-from .bursts import Lumps
+from .bursts import Bursts
 from .items import Item, items, kind_of
-from .proxies import hops
-from .request import CONNECT, Answer, Arrival, Place, Visit
+from .proxies import proxies
+from .request import CONNECT, Arrival, Request, ResponseHead, Target
 
 __all__ = ["Examination", "Ranges", "Reading", "examine"]
 
 PATIENCE = 5.0
-"""Seconds for an answer that a server has at once."""
+"""Seconds that an experiment may take."""
 
 LEAST = 3.0
-"""Seconds for a connection, however short the reading is meant to be."""
+"""Seconds for a connection, even if the time to read is shorter."""
 
 MOST = 100_000
-"""Items that are kept: enough to judge, and some 30 MB."""
+"""Items that are kept, at most; they take some 30 MB."""
 
 PREFIX = 64 * 1024
-"""Bytes of a file that are read: enough to compare its ranges with."""
+"""Bytes of a file that are read, to compare its ranges with."""
 
 AS_BROWSER = "Accept-Encoding: gzip, deflate"
 PLAIN = "Accept-Encoding: identity"
@@ -38,9 +37,10 @@ PLAIN = "Accept-Encoding: identity"
 
 @dataclass
 class Reading:
-    """What came in answer to one GET. Times are seconds of monotonic().
+    """What one GET brought. Times are seconds of monotonic(), 0 if the moment never came.
 
-    answer: None if not even a head came. items: heartbeats among them. prefix: the first bytes.
+    response: None if no head came. ended: as in Request. items: with heartbeats. prefix: the first
+    bytes of the body, up to about PREFIX. size: bytes of the body.
     """
 
     seconds: float
@@ -48,7 +48,7 @@ class Reading:
     head_at: float = 0.0
     end_at: float = 0.0
     ended: str = ""
-    answer: Answer | None = None
+    response: ResponseHead | None = None
     items: list[Item] = field(default_factory=list)
     prefix: bytes = b""
     size: int = 0
@@ -56,41 +56,44 @@ class Reading:
     last_at: float = 0.0
 
     @property
-    def lumps(self) -> Lumps | None:
-        return Lumps.of(self.items, self.sent, self.head_at)
+    def bursts(self) -> Bursts | None:
+        return Bursts.of(self.items, self.sent, self.head_at)
 
     @property
     def seen(self) -> dict[str, Any]:
-        """How the request arrived, if the application tells: see pulse.py."""
+        """How the request reached the application, if it uses vento_wsgi.doctor.pulse."""
         return next((item.seen for item in self.items if item.seen), {})
 
 
 @dataclass(frozen=True)
 class Ranges:
-    """What a file answers to two Ranges, without compression.
+    """What two Range requests for a file brought, without compression.
 
-    data: of the part that was wanted. beyond: the answer to a Range past the end.
+    whole: the first bytes of the file. wanted: the first and last byte asked for, of `total`.
+    part, data: the response to that. beyond: the response to a Range past the end.
     """
 
     whole: bytes
     total: int
     wanted: tuple[int, int]
-    part: Answer | None
+    part: ResponseHead | None
     data: bytes
-    beyond: Answer | None
+    beyond: ResponseHead | None
 
 
 @dataclass
 class Examination:
-    """What was seen. resumed: "", or what Last-Event-ID brought.
+    """What all requests brought.
 
-    head: what a HEAD brought, with as many bytes after it. plain: a reading without compression.
+    head: the response to a HEAD, and the number of bytes after it. plain: a reading without
+    compression. resumed: what the Last-Event-ID `after` brought: "honoured", "nothing",
+    "again: ID", "later: ID", "refused: STATUS", or "" if that was not tried or is not known.
     """
 
-    place: Place
+    target: Target
     kind: str
     reading: Reading
-    head: tuple[Answer | None, int] | None = None
+    head: tuple[ResponseHead | None, int] | None = None
     head_took: float = 0.0
     plain: Reading | None = None
     resumed: str = ""
@@ -98,15 +101,15 @@ class Examination:
     ranges: Ranges | None = None
 
     @property
-    def hops(self) -> list[str]:
-        """Who shows, the nearest first."""
-        told = [one for one in (self.reading, self.plain) if one and one.answer]
-        return hops(told[0].answer, told[0].seen) if told and told[0].answer else []
+    def proxies(self) -> list[str]:
+        """The proxies and the server that show in the response, the nearest first."""
+        told = [one for one in (self.reading, self.plain) if one and one.response]
+        return proxies(told[0].response, told[0].seen) if told and told[0].response else []
 
 
 @dataclass(frozen=True)
-class _Asker:
-    place: Place
+class _Client:
+    target: Target
     fields: Sequence[str]
     insecure: bool
 
@@ -117,7 +120,10 @@ class _Asker:
         prefix: int = 0,
         enough: Any = lambda _item: False,
     ) -> Reading:
-        """A GET, for at most so many seconds, or until an item is `enough`."""
+        """Send a GET and read for `seconds`, or until `prefix` bytes or an item that is `enough`.
+
+        more: further headers.
+        """
         reading = Reading(seconds)
 
         def noted(arrivals: Iterator[Arrival]) -> Iterator[Arrival]:
@@ -131,36 +137,36 @@ class _Asker:
                 if reading.size >= prefix > 0:
                     return
 
-        with self._visit("GET", seconds, *more) as visit:
-            until = visit.sent + seconds
-            reading.sent = visit.sent
-            reading.answer = visit.head(until)
-            reading.head_at = visit.head_at
-            if reading.answer is not None and reading.answer.status < 300:
-                if not prefix and kind_of(reading.answer) == "file":
+        with self._request("GET", seconds, *more) as request:
+            until = request.sent + seconds
+            reading.sent = request.sent
+            reading.response = request.head(until)
+            reading.head_at = request.head_at
+            if reading.response is not None and reading.response.status < 300:
+                if not prefix and kind_of(reading.response) == "file":
                     prefix = PREFIX
-                for item in items(noted(visit.arrivals(until)), reading.answer, until):
+                for item in items(noted(request.arrivals(until)), reading.response, until):
                     reading.items.append(item)
                     if enough(item) or len(reading.items) >= MOST:
                         break
-            reading.ended, reading.end_at = visit.ended, visit.end_at or time.monotonic()
+            reading.ended, reading.end_at = request.ended, request.end_at or time.monotonic()
         return reading
 
-    def head(self) -> tuple[Answer | None, int]:
+    def head(self) -> tuple[ResponseHead | None, int]:
         try:
-            with self._visit("HEAD", PATIENCE, AS_BROWSER, "Connection: close") as visit:
-                until = visit.sent + PATIENCE
-                answer = visit.head(until)
-                return answer, visit.rest(until) if answer else 0
+            with self._request("HEAD", PATIENCE, AS_BROWSER, "Connection: close") as request:
+                until = request.sent + PATIENCE
+                response = request.head(until)
+                return response, request.rest(until) if response else 0
         except NotExamined:
             return None, 0
 
-    def _visit(self, method: str, seconds: float, *more: str) -> Visit:
+    def _request(self, method: str, seconds: float, *more: str) -> Request:
         given = [name.partition(":")[0].lower() for name in self.fields]
         ours = ["Accept: text/event-stream, */*", "User-Agent: vento-wsgi-doctor", *more]
         fields = [line for line in ours if line.partition(":")[0].lower() not in given]
-        return Visit(
-            self.place,
+        return Request(
+            self.target,
             method,
             [*fields, *self.fields],
             insecure=self.insecure,
@@ -169,70 +175,69 @@ class _Asker:
 
 
 def examine(
-    place: Place,
+    target: Target,
     *,
     seconds: float,
     fields: Sequence[str] = (),
     kind: str | None = None,
     insecure: bool = False,
 ) -> Examination:
-    """Look at `place` for so many seconds. fields: further headers, as "Name: value".
+    """Read `target` for so many seconds, then make the experiments, of PATIENCE each at most.
 
-    Each of the experiments that follow takes PATIENCE at most. Raises NotExamined where there is
-    nothing to look at.
+    fields: further headers, as "Name: value". Raises NotExamined if there is nothing to examine.
     """
-    ask = _Asker(place, fields, insecure)
+    client = _Client(target, fields, insecure)
     cache = "Cache-Control: no-cache"
-    reading = ask.read(seconds, AS_BROWSER, cache)
-    answer = reading.answer
-    if answer is None:
-        found = Examination(place, kind or "stream", reading)
-        found.plain = ask.read(min(seconds, PATIENCE), PLAIN, cache)
+    reading = client.read(seconds, AS_BROWSER, cache)
+    response = reading.response
+    if response is None:
+        found = Examination(target, kind or "stream", reading)
+        found.plain = client.read(min(seconds, PATIENCE), PLAIN, cache)
         return found
-    _refuse(answer)
-    found = Examination(place, kind or kind_of(answer), reading)
+    _refuse(response)
+    found = Examination(target, kind or kind_of(response), reading)
     asked = time.monotonic()
-    found.head = ask.head()
+    found.head = client.head()
     found.head_took = time.monotonic() - asked
     if found.kind == "file":
-        if answer.get("Content-Encoding"):
-            found.plain = ask.read(min(seconds, PATIENCE), PLAIN, cache)
-        found.ranges = _ranges(ask, found.plain or reading)
+        if response.get("Content-Encoding"):
+            found.plain = client.read(min(seconds, PATIENCE), PLAIN, cache)
+        found.ranges = _ranges(client, found.plain or reading)
         return found
-    spoilt = reading.lumps or not reading.first_at
-    if spoilt and answer.get("Content-Encoding"):
+    spoilt = reading.bursts or not reading.first_at
+    if spoilt and response.get("Content-Encoding"):
         took = (reading.last_at or reading.end_at) - reading.sent
-        found.plain = ask.read(min(seconds, took + 0.5), PLAIN, cache)
+        found.plain = client.read(min(seconds, took + 0.5), PLAIN, cache)
     if not spoilt:
-        _resume(ask, found)
+        _resume(client, found)
     return found
 
 
-def _refuse(answer: Answer) -> None:
-    if 200 <= answer.status < 300 and answer.status != 204:
+def _refuse(response: ResponseHead) -> None:
+    if 200 <= response.status < 300 and response.status != 204:
         return
-    by = f" from {answer.get('Server')}" if answer.get("Server") else ""
-    said = f"{answer.status} {answer.reason}{by}"
-    if answer.status == 204:
-        said += ": there is nothing to read; an EventSource does not come back after it"
-    elif 300 <= answer.status < 400:
-        said += f": give the URL that it leads to, {answer.get('Location')!r}"
-    elif answer.status in (401, 403):
-        said += ": give what it asks for with --header 'Authorization: …' or 'Cookie: …'"
-    elif answer.status == 502:
-        said += ": the proxy has no server behind it, or one that breaks off"
-    elif answer.status == 504:
+    by = f" from {response.get('Server')}" if response.get("Server") else ""
+    said = f"{response.status} {response.reason}{by}"
+    if response.status == 204:
+        said += ": there is nothing to read, and an EventSource does not reconnect after a 204"
+    elif 300 <= response.status < 400:
+        said += f": give the URL that it leads to, {response.get('Location')!r}"
+    elif response.status in (401, 403):
+        said += ": give credentials with --header 'Authorization: …' or 'Cookie: …'"
+    elif response.status == 502:
+        said += ": the proxy has no server behind it, or that server broke off"
+    elif response.status == 504:
         said += ": the server behind the proxy was silent for longer than the proxy waits"
     raise NotExamined(said)
 
 
-def _resume(ask: _Asker, found: Examination) -> None:
-    """Come back with the last id but one: what must come then is the last."""
+def _resume(client: _Client, found: Examination) -> None:
+    """Reconnect with the last id but one: the next event must be the last one."""
     ids = [item.id for item in found.reading.items if item.id and not item.beat]
     if not ids:
         return
     after, expected = (ids[-2], ids[-1]) if len(ids) > 1 else (ids[-1], None)
-    again = ask.read(
+    again = client.read(
         min(PATIENCE, found.reading.seconds),
         AS_BROWSER,
         f"Last-Event-ID: {after}",
@@ -240,8 +245,8 @@ def _resume(ask: _Asker, found: Examination) -> None:
     )
     first = next((item.id for item in again.items if item.id and not item.beat), None)
     found.after = after
-    if again.answer is None or again.answer.status != 200:
-        found.resumed = f"refused: {again.answer.status if again.answer else 'no answer'}"
+    if again.response is None or again.response.status != 200:
+        found.resumed = f"refused: {again.response.status if again.response else 'none'}"
     elif first is None:
         found.resumed = "nothing" if expected else ""
     elif first == expected or (expected is None and first != after):
@@ -250,11 +255,13 @@ def _resume(ask: _Asker, found: Examination) -> None:
         found.resumed = f"again: {first}" if first in ids else f"later: {first}"
 
 
-def _ranges(ask: _Asker, reading: Reading) -> Ranges | None:
-    length = reading.answer.length if reading.answer else None
+def _ranges(client: _Client, reading: Reading) -> Ranges | None:
+    length = reading.response.length if reading.response else None
     if length is None or length < 2:
         return None
     first, last = 1, min(length - 1, 64)
-    part = ask.read(PATIENCE, PLAIN, f"Range: bytes={first}-{last}", prefix=PREFIX)
-    beyond = ask.read(PATIENCE, PLAIN, f"Range: bytes={length}-", prefix=1)
-    return Ranges(reading.prefix, length, (first, last), part.answer, part.prefix, beyond.answer)
+    part = client.read(PATIENCE, PLAIN, f"Range: bytes={first}-{last}", prefix=PREFIX)
+    beyond = client.read(PATIENCE, PLAIN, f"Range: bytes={length}-", prefix=1)
+    return Ranges(
+        reading.prefix, length, (first, last), part.response, part.prefix, beyond.response
+    )

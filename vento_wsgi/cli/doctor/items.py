@@ -1,8 +1,8 @@
-"""Items: a body cut into what its server made one by one, each with the time of its arrival.
+"""Items: the parts of a body that its server made one by one, with the time each arrived.
 
-An event stream has events, text has lines, and of anything else what came at one time counts as
-one. Where an item says when it was made, that is known as well: a number or a date under one of
-the usual names in its JSON, as in ``{"time": 1767225600.25}``.
+The items of an event stream are its events; those of text are its lines; of anything else the
+bytes of each recv() are one item. An item of JSON may also say when it was made, by a number or a
+date under one of the usual names, as in ``{"time": 1767225600.25}``.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from typing import Any, NamedTuple
 
 from ...exceptions import EventError, NotExamined
 from ...sse import MAX_EVENT, Event, decode
-from .request import Answer, Arrival
+from .request import Arrival, ResponseHead
 
 __all__ = ["Item", "items", "kind_of"]
 
 NAMES = ("time", "timestamp", "ts", "now", "at", "created", "created_at", "date")
 DAY = 86400.0
-"""Seconds from now within which a number is taken for a time."""
+"""Seconds from now; a number within them is taken for the time when an item was made."""
 
 PIECE = 64 * 1024
-"""Bytes of a compressed body that are looked at before the clock is."""
+"""Bytes that are decompressed between two looks at the clock."""
 
 TOLD = 1024 * 1024
-"""Bytes of an item that may tell when it was made: JSON takes ten times its size in memory."""
+"""Bytes of an item that is parsed as JSON, at most: parsed, it takes ten times its size."""
 
 STREAMS = (
     "application/x-ndjson",
@@ -42,10 +42,12 @@ STREAMS = (
 
 
 class Item(NamedTuple):
-    """at: seconds of monotonic(), equal for what came together. size: bytes, about.
+    """One event, line or piece of a body.
 
-    made: by the server's clock, if the item tells. beat: whether it carries nothing.
-    seen: how the request arrived, if the item tells: see pulse.py.
+    at: when it arrived, in seconds of monotonic(), equal for items of one recv(). size: its
+    approximate number of bytes. made: when it was made, by the server's clock, if it says so.
+    beat: whether it is a heartbeat. seen: how the request reached the application, if the item
+    says so (see vento_wsgi.doctor.pulse).
     """
 
     at: float
@@ -56,24 +58,26 @@ class Item(NamedTuple):
     seen: dict[str, Any] | None = None
 
 
-def kind_of(answer: Answer) -> str:
+def kind_of(response: ResponseHead) -> str:
     """What a response is meant to be: "events", "stream" or "file"."""
-    kind = _type(answer)
+    kind = _type(response)
     if kind == "text/event-stream":
         return "events"
     if kind in STREAMS:
         return "stream"
     names = ("Content-Length", "Accept-Ranges", "Content-Disposition", "ETag", "Last-Modified")
-    return "file" if any(answer.get(name) for name in names) else "stream"
+    return "file" if any(response.get(name) for name in names) else "stream"
 
 
-def items(arrivals: Iterable[Arrival], answer: Answer, until: float = math.inf) -> Iterator[Item]:
-    """The items of a body, each as soon as it is there; none is looked for after `until`.
+def items(
+    arrivals: Iterable[Arrival], response: ResponseHead, until: float = math.inf
+) -> Iterator[Item]:
+    """The items of a body, each as soon as it has arrived. Stops decompressing at `until`.
 
-    Raises NotExamined where the body is not what its headers say.
+    Raises NotExamined if the body is not what its headers say.
     """
-    arrivals = _decoded(arrivals, answer.get("Content-Encoding").lower(), until)
-    kind = _type(answer)
+    arrivals = _decoded(arrivals, response.get("Content-Encoding").lower(), until)
+    kind = _type(response)
     if kind == "text/event-stream":
         return _events(arrivals)
     if kind.startswith("text/") or "json" in kind:
@@ -81,12 +85,12 @@ def items(arrivals: Iterable[Arrival], answer: Answer, until: float = math.inf) 
     return (Item(arrival.at, len(arrival.data)) for arrival in arrivals)
 
 
-def _type(answer: Answer) -> str:
-    return answer.get("Content-Type").partition(";")[0].strip().lower()
+def _type(response: ResponseHead) -> str:
+    return response.get("Content-Type").partition(";")[0].strip().lower()
 
 
 def _decoded(arrivals: Iterable[Arrival], encoding: str, until: float) -> Iterator[Arrival]:
-    """Bytes without their coding, PIECE at most at once: 64 KB may stand for 64 MB."""
+    """The body without its coding, at most PIECE bytes each: 64 KB may decompress to 64 MB."""
     if encoding in ("gzip", "x-gzip"):
         decompress = zlib.decompressobj(31)
     elif encoding == "deflate":
@@ -95,7 +99,7 @@ def _decoded(arrivals: Iterable[Arrival], encoding: str, until: float) -> Iterat
         yield from arrivals
         return
     else:
-        raise NotExamined(f"it is encoded as {encoding!r}, which nobody asked for")
+        raise NotExamined(f"it is encoded as {encoding!r}, which the request did not accept")
     for arrival in arrivals:
         rest = arrival.data
         while rest and time.monotonic() < until:
@@ -130,7 +134,7 @@ def _events_of(chunks: Iterator[bytes]) -> Iterator[Event]:
     try:
         yield from decode(chunks)
     except EventError as error:
-        raise NotExamined(f"it is no event stream that a browser would read: {error}") from None
+        raise NotExamined(f"a browser could not read this event stream: {error}") from None
 
 
 def _lines(arrivals: Iterable[Arrival]) -> Iterator[Item]:
@@ -141,7 +145,7 @@ def _lines(arrivals: Iterable[Arrival]) -> Iterator[Item]:
         rest.append(first)
         size += len(first)
         if size > MAX_EVENT:
-            raise NotExamined(f"a line of over {MAX_EVENT // 2**20} MB")
+            raise NotExamined(f"a line is longer than {MAX_EVENT // 2**20} MB")
         for line in others:
             yield _line(arrival.at, b"".join(rest))
             rest, size = [line], len(line)
@@ -172,7 +176,7 @@ def _seen(data: dict[str, Any] | None) -> dict[str, Any] | None:
 def _made(data: dict[str, Any] | None) -> float | None:
     for name in NAMES if data else ():
         value = data.get(name) if data else None
-        # OverflowError: a number that is too large for a float, a date outside the calendar
+        # OverflowError: a number too large for a float, or a date outside the calendar
         with suppress(ValueError, OverflowError):
             if isinstance(value, str):
                 date = datetime.fromisoformat(value.replace("Z", "+00:00"))

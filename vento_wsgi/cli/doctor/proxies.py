@@ -1,7 +1,7 @@
-"""Hops: who answered, as far as headers tell, the nearest first.
+"""Proxies: the servers on the way that show in the headers of a response, the nearest first.
 
-A proxy may say nothing (haproxy), put its own name in the place of another's (nginx), or add
-itself to Via (RFC 9110, section 7.6.3), which says as well by which HTTP it was reached.
+A proxy may add no header (haproxy), replace Server with its own name (nginx), or add itself to
+Via (RFC 9110, section 7.6.3), which also says which HTTP version it received.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from .request import Answer
+from .request import ResponseHead
 
-__all__ = ["FAMILIES", "family", "hops"]
+__all__ = ["FAMILIES", "family", "proxies"]
 
 SIGNS = {
     "CF-Ray": "Cloudflare",
@@ -28,10 +28,10 @@ SIGNS = {
 }
 
 MOST = 20
-"""Hops that are told: more stand in a Via only to fill the screen."""
+"""Proxies that are reported: a longer Via only fills the screen."""
 
 SHOWN = ("X-Cache", "X-Cache-Hits", "CF-Cache-Status", "X-Served-By", "X-Accel-Buffering", "Age")
-"""What says nothing of who, and something of how."""
+"""Headers that name no proxy but say what one did."""
 
 FAMILIES = {
     "nginx": r"nginx|openresty|tengine",
@@ -43,25 +43,25 @@ FAMILIES = {
 }
 
 
-def hops(answer: Answer, seen: dict[str, Any]) -> list[str]:
-    """seen: what the application told of itself. No more than MOST of them."""
+def proxies(response: ResponseHead, seen: dict[str, Any]) -> list[str]:
+    """The proxies and the server that show, at most MOST. seen: what the application reported."""
     found = []
     for header, name in SIGNS.items():
-        if answer.get(header):
+        if response.get(header):
             found.append(name)
-    if server := answer.get("Server"):
+    if server := response.get("Server"):
         found.append(server)
-    via = answer.get("Via")
-    found += reversed([f"{hop.strip()} (Via)" for hop in via.split(",")] if via else [])
+    via = response.get("Via")
+    found += reversed([f"{proxy.strip()} (Via)" for proxy in via.split(",")] if via else [])
     if isinstance(told := seen.get("server"), str) and told:
-        hop = f"{told} (reached by {seen.get('protocol')})"
-        found.append(hop.encode(errors="replace").decode())  # JSON may hold half a surrogate pair
+        proxy = f"{told} (reached by {seen.get('protocol')})"
+        found.append(proxy.encode(errors="replace").decode())  # JSON may hold half a surrogate pair
     kept: dict[str, str] = {}
-    for hop in found:
-        kept.setdefault(hop.partition(" ")[0].lower(), hop)
+    for proxy in found:
+        kept.setdefault(proxy.partition(" ")[0].lower(), proxy)
     return list(kept.values())[:MOST]
 
 
-def family(hop: str) -> list[str]:
-    """Whose settings a hop listens to."""
-    return [name for name, pattern in FAMILIES.items() if re.search(pattern, hop, re.IGNORECASE)]
+def family(proxy: str) -> list[str]:
+    """The keys of FAMILIES, and so of fixes, that fit a proxy."""
+    return [name for name, pattern in FAMILIES.items() if re.search(pattern, proxy, re.IGNORECASE)]

@@ -1,4 +1,4 @@
-"""Report: what was found, for people and for programs."""
+"""The result of an examination, as JSON for programs and as text for people."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from .proxies import SHOWN
 __all__ = ["report", "text"]
 
 LONGEST = 500
-"""Characters of a sentence that quotes the server."""
+"""Characters of a sentence that quotes the server, at most."""
 
 BOLD, RED, GREEN, PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[32m", "\x1b[0m"
 
 
 def report(found: Examination) -> dict[str, Any]:
-    """Everything, as JSON has it. Times are in seconds from when the request was sent."""
+    """Everything that was found, as JSON types. Times are seconds after the request was sent."""
     reading, wrong = found.reading, findings(found)
-    answer, beat = reading.answer, heartbeat(reading)
+    response, beat = reading.response, heartbeat(reading)
     carrying = [item for item in reading.items if not item.beat]
-    lumps = reading.lumps if found.kind != "file" else None
+    bursts = reading.bursts if found.kind != "file" else None
     return {
-        "url": found.place.url,
+        "url": found.target.url,
         "kind": found.kind,
         "healthy": not wrong,
         "findings": [vars(finding) for finding in wrong],
         "notes": notes(found),
-        "hops": found.hops,
-        "answer": answer
+        "proxies": found.proxies,
+        "response": response
         and {
-            "version": answer.version,
-            "status": answer.status,
-            "type": answer.get("Content-Type"),
-            "encoding": answer.get("Content-Encoding"),
-            "headers": answer.headers,
+            "version": response.version,
+            "status": response.status,
+            "type": response.get("Content-Type"),
+            "encoding": response.get("Content-Encoding"),
+            "headers": response.headers,
         },
         "head": _after(reading, reading.head_at),
         "first_byte": _after(reading, reading.first_at),
@@ -48,7 +48,7 @@ def report(found: Examination) -> dict[str, Any]:
         "bytes": reading.size,
         "items": len(carrying),
         "interval": round(gap(carrying), 4),
-        "lumps": lumps and lumps._asdict(),
+        "bursts": bursts and bursts._asdict(),
         "heartbeat": beat and round(beat, 2),
         "last_event_id": found.resumed or None,
     }
@@ -60,20 +60,23 @@ def _after(reading: Reading, at: float) -> float | None:
 
 def text(found: Examination, *, width: int = 80, colour: bool = False) -> str:
     """The report as lines for a terminal of `width` columns."""
-    told, answer = report(found), found.reading.answer
+    told, response = report(found), found.reading.response
     bold, red, green, plain = (BOLD, RED, GREEN, PLAIN) if colour else ("",) * 4
-    rows = [f"{bold}{safe(found.place.url, LONGEST)}{plain}", ""]
-    if found.hops or answer:
-        rows += _row("hops", " <- ".join(map(safe, told["hops"])) or "none that shows", width)
-    if answer is not None:
-        length = answer.get("Content-Length")
-        framing = f"{length} bytes" if length else answer.get("Transfer-Encoding") or "to the close"
-        encoding = answer.get("Content-Encoding")
-        what = [answer.get("Content-Type"), framing, encoding]
-        told_as = [f"HTTP/{answer.version} {answer.status}", *map(safe, filter(None, what))]
-        rows += _row("answer", ", ".join(told_as), width)
-        shown = [f"{name}: {safe(answer.get(name))}" for name in SHOWN if answer.get(name)]
-        rows += _row("headers", ", ".join(shown), width) if shown else []
+    rows = [f"{bold}{safe(found.target.url, LONGEST)}{plain}", ""]
+    if found.proxies or response:
+        shown = " <- ".join(map(safe, told["proxies"]))
+        rows += _row("proxies", shown or "none that shows", width)
+    if response is not None:
+        length = response.get("Content-Length")
+        framing = (
+            f"{length} bytes" if length else response.get("Transfer-Encoding") or "until the close"
+        )
+        encoding = response.get("Content-Encoding")
+        what = [response.get("Content-Type"), framing, encoding]
+        told_as = [f"HTTP/{response.version} {response.status}", *map(safe, filter(None, what))]
+        rows += _row("response", ", ".join(told_as), width)
+        extra = [f"{name}: {safe(response.get(name))}" for name in SHOWN if response.get(name)]
+        rows += _row("headers", ", ".join(extra), width) if extra else []
         first = told["first_byte"]
         times = f"head after {_ms(told['head'])}, first byte " + (
             f"after {_ms(first)}" if first is not None else "never"
@@ -87,9 +90,9 @@ def text(found: Examination, *, width: int = 80, colour: bool = False) -> str:
         said = textwrap.wrap(quoting, width, subsequent_indent="  ")
         said[0] = said[0].replace(finding.code, f"{red}{bold}{finding.code}{plain}", 1)
         rows += ["", *said]
-        for name, cure in finding.cures.items():
+        for name, fix in finding.fixes.items():
             rows += textwrap.wrap(
-                f"{name:<9} {cure}", width, initial_indent=" " * 4, subsequent_indent=" " * 14
+                f"{name:<9} {fix}", width, initial_indent=" " * 4, subsequent_indent=" " * 14
             )
     rows += [""] if told["notes"] else []
     for note in told["notes"]:
@@ -106,10 +109,10 @@ def _flow(found: Examination, told: dict[str, Any]) -> str:
         return f"a file; {told['bytes']:,} bytes of it read"
     what = "events" if found.kind == "events" else "items"
     flow = f"{told['items']} {what}, {told['bytes']:,} bytes in {told['seconds']:.1f} s"
-    if told["lumps"]:
-        return f"{flow}, in lumps"
+    if told["bursts"]:
+        return f"{flow}, in bursts"
     if told["items"] > 2:
-        return f"{flow}, one by one, commonly {_ms(told['interval'])} apart"
+        return f"{flow}, one by one, {_ms(told['interval'])} apart (median)"
     return flow
 
 

@@ -1,12 +1,13 @@
-"""Visit: one request, and what comes back with the time of each arrival.
+"""One HTTP request whose response is read with the time of each arrival.
 
-HTTP libraries wait until there is as much as they were asked for, and hide what the doctor is
-here to see: what came together, and whether a body ended or broke off. So this reads the socket
-itself; of HTTP/1.1 it knows the framing of bodies (RFC 9112, section 6.3), and nothing else.
+HTTP libraries collect bytes until they have as many as the caller asked for. That hides what the
+doctor needs to see: which bytes arrived together, and whether a body ended or broke off. So this
+module reads the socket itself. It implements the message body framing of HTTP/1.1 (RFC 9112,
+section 6.3) and nothing else of the protocol.
 
-The server may be hostile or broken. So each wait has a deadline that no amount of data puts
-off, and whatever is collected before it can be judged (a head, a line of chunk framing, the
-trailers) has a limit in bytes.
+The server may be hostile or broken. Each wait has a deadline that more data does not extend, and
+everything that is buffered before it can be checked (a head, a chunk header line, the trailers)
+has a limit in bytes.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ from urllib.parse import quote, urlsplit
 
 from ...exceptions import NotExamined
 
-__all__ = ["Answer", "Arrival", "Place", "Visit"]
+__all__ = ["Arrival", "Request", "ResponseHead", "Target"]
 
 LONGEST_HEAD = 64 * 1024
-"""Bytes of a head, interim responses included, and of trailers: twice what any server allows."""
+"""Bytes of a head with its interim responses, and of trailers: twice what any server allows."""
 
 LONGEST_LINE = 4096
-"""Bytes of the line before a chunk, its extensions included: hyper and Node allow 16 KB in all."""
+"""Bytes of a chunk header line with its extensions; hyper and Node allow 16 KB for all of them."""
 
 CONNECT = 10.0
-"""Seconds for a connection at most: the name's addresses, TCP and TLS together."""
+"""Seconds to connect, at most: name resolution, TCP and TLS together."""
 
 _LENGTH = re.compile("[0-9]{1,18}")
 _CHUNK = re.compile(rb"0*([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?", re.DOTALL)
@@ -40,22 +41,22 @@ _STATUS = re.compile(r"HTTP/(1\.[01]) ([1-9][0-9]{2})(?: (.*))?")
 _SAFE = "/?#[]@!$&'()*+,;=:%~-._"
 
 
-class Place(NamedTuple):
-    """Where a URL leads. target: path and query, as they are asked for."""
+class Target(NamedTuple):
+    """The target of a URL. path: path and query, as they stand in the request line."""
 
     url: str
     tls: bool
     host: str
     port: int
-    target: str
+    path: str
 
     @classmethod
-    def of(cls, url: str) -> Place:
-        """Raises NotExamined."""
+    def of(cls, url: str) -> Target:
+        """Parse a URL. Raises NotExamined."""
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
-            target = quote(parts.path or "/", _SAFE) + (
+            path = quote(parts.path or "/", _SAFE) + (
                 f"?{quote(parts.query, _SAFE)}" if parts.query else ""
             )
         except ValueError as error:
@@ -67,7 +68,7 @@ class Place(NamedTuple):
                 "give a password as --header 'Authorization: Basic …', not in the URL"
             )
         tls = parts.scheme == "https"
-        return cls(url, tls, host, port or (443 if tls else 80), target)
+        return cls(url, tls, host, port or (443 if tls else 80), path)
 
     @property
     def authority(self) -> str:
@@ -75,7 +76,7 @@ class Place(NamedTuple):
         return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
 
 
-class Answer(NamedTuple):
+class ResponseHead(NamedTuple):
     """The head of a response. version: "1.0" or "1.1"."""
 
     version: str
@@ -84,58 +85,58 @@ class Answer(NamedTuple):
     headers: list[tuple[str, str]]
 
     def get(self, name: str) -> str:
-        """All values of a header as one, empty if there is none."""
+        """All values of a header, joined by commas; "" if there are none."""
         return ", ".join(value for key, value in self.headers if key.lower() == name.lower())
 
     @property
     def length(self) -> int | None:
-        """Its Content-Length. Raises NotExamined if it is no number (RFC 9112, section 6.3)."""
+        """The Content-Length. Raises NotExamined if it is invalid (RFC 9112, section 6.3)."""
         told = {value.strip() for value in self.get("Content-Length").split(",")}
         if told == {""}:
             return None
         (length,) = told if len(told) == 1 else ("",)
         if not _LENGTH.fullmatch(length):
-            raise NotExamined(f"its Content-Length is no length: {', '.join(told)!r}")
+            raise NotExamined(f"its Content-Length is invalid: {', '.join(told)!r}")
         return int(length)
 
 
 class Arrival(NamedTuple):
-    """Bytes of the body that came at one time, in seconds of monotonic()."""
+    """Bytes of the body that one recv() returned. at: when, in seconds of monotonic()."""
 
     at: float
     data: bytes
 
 
-class Visit:
-    """A request that is sent when this is made. Use it in a ``with``.
+class Request:
+    """One request and its response. The constructor sends it. Use it in a ``with`` block.
 
-    sent, head_at, end_at: when, in seconds of monotonic(). ended: "whole" or "cut"; empty
-    while the response goes on. Raises NotExamined where there is no HTTP.
+    sent, head_at, end_at: times in seconds of monotonic(). ended: "whole" or "cut", or "" while
+    the response goes on. All methods raise NotExamined if the server does not speak HTTP.
     """
 
     def __init__(
         self,
-        place: Place,
+        target: Target,
         method: str,
         fields: Iterable[str],
         *,
         insecure: bool = False,
         patience: float = CONNECT,
     ) -> None:
-        self._place = place
+        self._target = target
         self._method = method
         self._buffer = bytearray()
-        self._answer: Answer | None = None
+        self._response: ResponseHead | None = None
         self.ended = ""
         self.head_at = self.end_at = 0.0
-        self._socket = _connected(place, insecure, patience)
-        lines = [f"{method} {place.target} HTTP/1.1", f"Host: {place.authority}", *fields, "", ""]
+        self._socket = _connected(target, insecure, patience)
+        lines = [f"{method} {target.path} HTTP/1.1", f"Host: {target.authority}", *fields, "", ""]
         self.sent = time.monotonic()
-        with suppress(OSError):  # what it has to say is read below
+        with suppress(OSError):  # the server may have responded early and closed: read that below
             self._socket.sendall("\r\n".join(lines).encode())
 
-    def head(self, until: float) -> Answer | None:
-        """The head of the final response; None if it has not come by `until`."""
+    def head(self, until: float) -> ResponseHead | None:
+        """The head of the final response; None if it has not arrived by `until`."""
         left = LONGEST_HEAD
         while True:
             raw = self._raw_head(until, left)
@@ -151,13 +152,13 @@ class Visit:
             if status >= 200:
                 break
         pairs = (line.partition(":") for line in lines)
-        self._answer = Answer(
+        self._response = ResponseHead(
             version, status, reason, [(name, value.strip()) for name, _, value in pairs]
         )
-        return self._answer
+        return self._response
 
     def _raw_head(self, until: float, limit: int) -> bytes | None:
-        """A head as it came, its empty line included."""
+        """The bytes of the next head, with its empty line; None at `until`. limit: bytes."""
         looked = 0
         while (end := self._buffer.find(b"\r\n\r\n", looked)) < 0:
             looked = max(0, len(self._buffer) - 3)
@@ -176,9 +177,9 @@ class Visit:
         return raw
 
     def arrivals(self, until: float) -> Iterator[Arrival]:
-        """What comes of the body by `until`."""
-        assert self._answer is not None
-        body = _framing(self._method, self._answer)
+        """The parts of the body that arrive by `until`."""
+        assert self._response is not None
+        body = _framing(self._method, self._response)
         data: bytes | None = bytes(self._buffer)
         self._buffer.clear()
         while data is not None:
@@ -196,7 +197,7 @@ class Visit:
                 return
 
     def rest(self, until: float) -> int:
-        """How many bytes come after what should have been the end; counts no more than 1 MB."""
+        """The number of bytes that follow the end of the response. Stops counting at 1 MB."""
         count = len(self._buffer)
         while count < 1_000_000 and (data := self._receive(until)):
             count += len(data)
@@ -205,7 +206,7 @@ class Visit:
     _reset = False
 
     def _receive(self, until: float) -> bytes | None:
-        """What is there; empty at the end of the connection, None if nothing comes by `until`."""
+        """The next bytes; b"" at the end of the connection, None if none arrive by `until`."""
         left = until - time.monotonic()
         if left <= 0:
             return None
@@ -220,7 +221,7 @@ class Visit:
 
     @property
     def _where(self) -> str:
-        return f"{self._place.host}:{self._place.port}"
+        return f"{self._target.host}:{self._target.port}"
 
     def _first_line(self) -> str:
         return self._buffer.partition(b"\r\n")[0].decode("latin-1")
@@ -233,62 +234,62 @@ class Visit:
         if line or self._buffer:
             said = line[:60] or bytes(self._buffer[:60])
             return NotExamined(f"{self._where} does not speak HTTP/1: {said!r}")
-        hint = "" if self._place.tls else "; does it speak https?"
-        return NotExamined(f"{self._where} closed the connection without an answer{hint}")
+        hint = "" if self._target.tls else "; does it speak https?"
+        return NotExamined(f"{self._where} closed the connection without a response{hint}")
 
     def close(self) -> None:
         self._socket.close()
 
-    def __enter__(self) -> Visit:
+    def __enter__(self) -> Request:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
 
 
-def _connected(place: Place, insecure: bool, patience: float) -> socket.socket:
+def _connected(target: Target, insecure: bool, patience: float) -> socket.socket:
     until = time.monotonic() + patience
-    where = f"{place.host}:{place.port}"
+    where = f"{target.host}:{target.port}"
     try:
-        plain = _dialled(_addresses(place, until), until)
+        plain = _dialled(_addresses(target, until), until)
     except (socket.gaierror, UnicodeError) as error:
-        raise NotExamined(f"there is no host {place.host!r}: {error}") from None
+        raise NotExamined(f"there is no host {target.host!r}: {error}") from None
     except ConnectionRefusedError:
         raise NotExamined(f"{where} refuses connections: nothing listens there") from None
     except OSError as error:
         raise NotExamined(f"no connection to {where}: {error}") from None
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if not place.tls:
+    if not target.tls:
         return plain
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
     if insecure:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
-        plain.settimeout(max(0.001, until - time.monotonic()))  # for the handshake as a whole
-        return context.wrap_socket(plain, server_hostname=place.host)
+        plain.settimeout(max(0.001, until - time.monotonic()))  # for the whole handshake
+        return context.wrap_socket(plain, server_hostname=target.host)
     except ssl.SSLCertVerificationError as error:
         plain.close()
         raise NotExamined(
-            f"TLS with {where}: {error.verify_message}; --insecure looks all the same"
+            f"TLS with {where}: {error.verify_message}; --insecure ignores that"
         ) from None
-    except (OSError, ValueError) as error:  # ValueError: of a name that TLS cannot ask for
+    except (OSError, ValueError) as error:  # ValueError: the host is not a valid TLS server name
         plain.close()
         why = getattr(error, "reason", None) or error
         raise NotExamined(f"TLS with {where} failed: {why}; does it speak plain http?") from None
 
 
-def _addresses(place: Place, until: float) -> list[Any]:
+def _addresses(target: Target, until: float) -> list[Any]:
     """The addresses of a host. Raises OSError.
 
-    The C library asks name servers for as long as it likes, so it does that in a thread, which
-    is left behind if it takes too long.
+    getaddrinfo() has no timeout. So it runs in a daemon thread, which is abandoned if it takes
+    too long.
     """
     found: list[Any] = []
 
     def look() -> None:
         try:
-            found.append(socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM))
+            found.append(socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM))
         except (OSError, UnicodeError) as error:
             found.append(error)
 
@@ -303,13 +304,13 @@ def _addresses(place: Place, until: float) -> list[Any]:
 
 
 def _dialled(addresses: list[Any], until: float) -> socket.socket:
-    """A connection to the first address that takes one. Raises OSError."""
+    """A connection to the first address that accepts one. Raises OSError."""
     failure: OSError = OSError("it has no address")
     for number, (family, kind, protocol, _, address) in enumerate(addresses):
-        left = (until - time.monotonic()) / (len(addresses) - number)  # some for each
+        left = (until - time.monotonic()) / (len(addresses) - number)  # an equal share for each
         try:
             dialled = socket.socket(family, kind, protocol)
-        except OSError as error:  # IPv6 is turned off here
+        except OSError as error:  # IPv6 is turned off on this machine
             failure = error
             continue
         dialled.settimeout(max(0.001, left))
@@ -324,7 +325,10 @@ def _dialled(addresses: list[Any], until: float) -> socket.socket:
 
 
 class _Body:
-    """A body that ends with the connection; its kin know their end."""
+    """The decoder of a body that ends when the connection closes; subclasses know their end.
+
+    whole: whether the end of the body was reached.
+    """
 
     by_close = True
     whole = False
@@ -348,15 +352,15 @@ class _Sized(_Body):
 
 
 class _Chunked(_Body):
-    """Raises NotExamined where a chunk does not begin or end as RFC 9112 section 7.1 has it."""
+    """The chunked coding (RFC 9112, section 7.1). Raises NotExamined if it is malformed."""
 
     by_close = False
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self._left = 0  # of a chunk
-        self._within = False  # a chunk, its line end included
-        self._trailers: int | None = None  # how many bytes of them may come
+        self._left = 0  # bytes of the current chunk that are still to come
+        self._within = False  # the line end of the current chunk is still to come
+        self._trailers: int | None = None  # bytes that the trailers may still have, once they begin
 
     def take(self, data: bytes) -> bytes:
         self._buffer += data
@@ -373,7 +377,7 @@ class _Chunked(_Body):
             end = self._buffer.find(b"\r\n", at, at + limit + 2)
             if end < 0:
                 if len(self._buffer) - at > limit:
-                    what = "the line of a chunk" if self._trailers is None else "trailers"
+                    what = "a chunk header" if self._trailers is None else "trailers"
                     raise NotExamined(f"{what} without an end: {self._line(at)!r}")
                 break
             self._take_line(at, end)
@@ -387,12 +391,12 @@ class _Chunked(_Body):
             self.whole = end == at
         elif self._within:
             if end != at:
-                raise NotExamined(f"a chunk goes on after its size: {self._line(at)!r}")
+                raise NotExamined(f"a chunk is longer than its size: {self._line(at)!r}")
             self._within = False
         else:
             size = _CHUNK.fullmatch(self._buffer, at, end)
             if size is None:
-                raise NotExamined(f"a chunk of no size: {self._line(at)!r}")
+                raise NotExamined(f"a chunk without a valid size: {self._line(at)!r}")
             self._left = int(size[1], 16)
             self._within = self._left > 0
             self._trailers = None if self._left else LONGEST_HEAD
@@ -401,10 +405,10 @@ class _Chunked(_Body):
         return bytes(self._buffer[at : at + 60])
 
 
-def _framing(method: str, answer: Answer) -> _Body:
-    if method == "HEAD" or answer.status in (204, 304):
+def _framing(method: str, response: ResponseHead) -> _Body:
+    if method == "HEAD" or response.status in (204, 304):
         return _Sized(0)
-    if answer.get("Transfer-Encoding").lower() == "chunked":
+    if response.get("Transfer-Encoding").lower() == "chunked":
         return _Chunked()
-    length = answer.length
+    length = response.length
     return _Body() if length is None else _Sized(length)

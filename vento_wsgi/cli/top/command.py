@@ -1,10 +1,12 @@
-"""``vento-wsgi top``: what the streams of a running server do, from its workers' sockets.
+"""``vento-wsgi top``: show the streams of a running server, asked of its workers' sockets.
 
-Root sees the workers of all users, so whatever a user's folder holds is taken for hostile: the
-folder has to belong to the user in its name, and the process at the other end to that user.
-All workers are asked at once, with one deadline. Of their answers only what has the expected
-type and size is kept. So a worker that does not answer, or says nonsense, costs no more than
-its own line.
+Each worker listens on a Unix socket in a folder of its user; see vento_wsgi.server.status. Root
+sees the workers of all users, so everything in a user's folder counts as hostile: the folder must
+belong to the user in its name, and so must the process at the other end of the socket.
+
+All workers are asked at once, with one deadline. Only values of the expected type and size are
+kept from their replies. So a worker that does not reply, or sends nonsense, costs one line of the
+output.
 """
 
 from __future__ import annotations
@@ -34,25 +36,25 @@ from .screen import screen
 __all__ = ["add"]
 
 PATIENCE = 3.0
-"""Seconds for all workers to answer: a worker that does not is kept from its loop by something."""
+"""Seconds for all workers to reply; one that does not has a blocked event loop."""
 
 LONGEST = 2 * 1024 * 1024
-"""Bytes of an answer: more than ROWS streams take whose texts are as long as they may be."""
+"""Bytes of one reply, at most: ROWS streams with the longest texts take less."""
 
 MOST = 16 * LONGEST
-"""Bytes of the answers from one folder: enough for 100 workers with ROWS common streams each."""
+"""Bytes of all replies from one folder, at most: enough for 100 workers with ROWS usual streams."""
 
 WORKERS = 256
-"""Sockets of one folder that are asked: each takes a descriptor, of which 1,024 are usual."""
+"""Sockets of one folder that are asked, at most: a process usually has 1,024 descriptors."""
 
 ENTRIES = 4096
-"""Names that are looked at in one folder: each user decides how many there are."""
+"""Names of one folder that are read, at most: its user decides how many there are."""
 
 REFRESH = 1.0
-"""Seconds between two looks."""
+"""Seconds between two requests to the workers."""
 
 TEXT = 256
-"""Characters of a text that a worker tells."""
+"""Characters of a text in a reply that are kept."""
 
 _NAME = re.compile(r"([0-9]{1,10})-([0-9]{1,10})\.sock", re.ASCII)
 
@@ -70,19 +72,19 @@ _WORKER: dict[str, Any] = {
     "rows": [_ROW],
     "ended": [_ENDING],
 }
-"""What a worker tells, as one example of each type."""
+"""The shape of a reply, with one example value of each type."""
 
 ALTERNATE, NORMAL = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 HOME, CLEAR = "\x1b[H", "\x1b[J"
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command to those of the parser."""
+    """Add the command to the parser."""
     parser = commands.add_parser(
         "top",
         help="watch the streams of a running server",
         description="Shows the streams of a server with StreamWorkers that this user runs on "
-        "this machine. q ends it.",
+        "this machine. Press q to quit.",
     )
     parser.set_defaults(command=_top)
     parser.add_argument(
@@ -91,8 +93,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="PID|ADDRESS",
         help="which server, if there are several: gunicorn's pid, or where it listens",
     )
-    parser.add_argument("--once", action="store_true", help="show it once, for scripts")
-    parser.add_argument("--json", action="store_true", help="once, for programs")
+    parser.add_argument("--once", action="store_true", help="print the table once, for scripts")
+    parser.add_argument("--json", action="store_true", help="print JSON once, for programs")
 
 
 def _top(options: argparse.Namespace) -> int:
@@ -117,8 +119,8 @@ def _watch(server: str | None) -> None:
     before = _look(server)
     with _screen() as key:
         while True:
-            now = _look(str(before["master"]))  # others may start servers meanwhile
-            columns, rows = shutil.get_terminal_size()  # 0 of a terminal without a size, on 3.10
+            now = _look(str(before["master"]))  # by pid: more servers may have started
+            columns, rows = shutil.get_terminal_size()  # Python 3.10 returns 0 if size is unknown
             lines = screen(now, before, columns or 80, (rows or 24) - 1)
             write(HOME + lines.replace("\n", "\x1b[K\n") + CLEAR)
             before = now
@@ -128,7 +130,7 @@ def _watch(server: str | None) -> None:
 
 @contextmanager
 def _screen() -> Iterator[Any]:
-    """A screen of its own, and a function that waits for a key; as it was, afterwards."""
+    """Use the terminal's alternate screen; yields a function that waits for a key."""
     import termios
     import tty
 
@@ -154,7 +156,7 @@ def _screen() -> Iterator[Any]:
 
 
 def _look(server: str | None) -> dict[str, Any]:
-    """What the workers of one server say now. Raises NotExamined."""
+    """The current replies of the workers of one server. Raises NotExamined."""
     servers: dict[int, list[dict[str, Any]]] = {}
     for worker in _workers():
         servers.setdefault(worker["master"], []).append(worker)
@@ -164,12 +166,12 @@ def _look(server: str | None) -> dict[str, Any]:
     if not masters:
         which = f" is {server!r}" if server else " runs"
         raise NotExamined(
-            f"no server with StreamWorkers{which}, of this user and with the same "
+            f"no server with StreamWorkers{which} for this user and with the same "
             "$XDG_RUNTIME_DIR and $TMPDIR"
         )
     if len(masters) > 1:
         listed = "\n".join(f"  {_called(servers[master])}" for master in masters)
-        raise NotExamined(f"several servers run: say which, by pid or address\n{listed}")
+        raise NotExamined(f"several servers run: choose one by its pid or address\n{listed}")
     workers = servers[masters[0]]
     first = _informed(workers)
     return {
@@ -182,7 +184,7 @@ def _look(server: str | None) -> dict[str, Any]:
 
 
 def _likeliest(masters: list[int], servers: dict[int, list[dict[str, Any]]]) -> list[int]:
-    """Root's own servers before those of others, and those before what does not answer."""
+    """The servers to choose from: root's own if there are any, else those that reply, else all."""
 
     def own(master: int) -> bool:
         return bool(servers[master][0]["uid"] == os.geteuid())
@@ -197,7 +199,7 @@ def _likeliest(masters: list[int], servers: dict[int, list[dict[str, Any]]]) -> 
 
 
 def _informed(workers: list[dict[str, Any]]) -> dict[str, Any]:
-    """The first worker that said something."""
+    """The first worker that replied; {} if none did."""
     return next((worker for worker in workers if "name" in worker), {})
 
 
@@ -220,7 +222,7 @@ def _is_meant(workers: list[dict[str, Any]], server: str | None) -> bool:
 
 
 class _Asked(NamedTuple):
-    """A worker that has been asked. said: what has come of its answer. folder: by its number."""
+    """A worker that has been asked. said: the reply so far. folder: the number of its folder."""
 
     uid: int
     master: int
@@ -230,7 +232,7 @@ class _Asked(NamedTuple):
 
 
 def _workers() -> list[dict[str, Any]]:
-    """What each worker says; of a worker that says nothing, only its name and why."""
+    """The reply of each worker; of a worker without one, only its name and why."""
     if is_private(folder()):
         sweep(folder())
     until = time.monotonic() + PATIENCE
@@ -257,7 +259,7 @@ def _named(asked: _Asked) -> dict[str, Any]:
 
 
 def _folders() -> list[tuple[int, Path]]:
-    """This user's; for root those of all users who run something, each with its user."""
+    """The folders to look in, each with its user: this user's, and for root those of all users."""
     uid = os.geteuid()
     places = [(uid, folder())]
     if uid == 0:
@@ -267,18 +269,18 @@ def _folders() -> list[tuple[int, Path]]:
 
 
 def _users() -> set[int]:
-    """Those who run a process. The names in /tmp would be as many as anybody likes to make."""
+    """The users who run a process. Names in /tmp are no source: anybody can make any number."""
     users = set()
-    with suppress(OSError), os.scandir("/proc") as processes:  # macOS has none
+    with suppress(OSError), os.scandir("/proc") as processes:  # macOS has no /proc
         for process in processes:
             if process.name.isdigit():
-                with suppress(OSError):  # it has ended
+                with suppress(OSError):  # the process has ended
                     users.add(process.stat().st_uid)
     return users
 
 
 def _ask(selector: selectors.BaseSelector, number: int, uid: int, place: Path) -> list[_Asked]:
-    """Connect to the workers of a folder; returns those that take no connection now."""
+    """Connect to the workers of a folder; returns those that accept no connection now."""
     silent, left = [], WORKERS
     with suppress(OSError), os.scandir(place) as entries:
         for entry in islice(entries, ENTRIES):
@@ -289,18 +291,18 @@ def _ask(selector: selectors.BaseSelector, number: int, uid: int, place: Path) -
                     selector.register(sock, selectors.EVENT_READ, asked)
                 except OSError as error:
                     if error.errno not in (errno.EAGAIN, errno.EMFILE, errno.ENFILE):
-                        continue  # it has ended, or is not what its name says
-                    silent.append(asked)  # its backlog is full, or no descriptor is left
+                        continue  # the worker has ended, or the file is no socket of a worker
+                    silent.append(asked)  # its backlog is full, or we have no descriptor left
                 left -= 1
     return silent
 
 
 def _connected(path: str, asked: _Asked) -> socket.socket:
-    """A connection to the worker that is named. Raises OSError.
+    """A connection to the worker that the file name names. Raises OSError.
 
-    The file may be a link to anything, so the kernel has to say whose process is there. In its
-    own folder a user may name sockets as it likes; in that of another user a name might claim
-    the server of a third.
+    The file may be a link to any socket, so the kernel is asked which process of which user is at
+    the other end. In another user's folder the name must be true as well: it could claim to be the
+    server of a third user.
     """
     own = asked.uid == os.geteuid()
     if not own and not _is_worker(asked):
@@ -319,7 +321,7 @@ def _connected(path: str, asked: _Asked) -> socket.socket:
 
 
 def _is_worker(asked: _Asked) -> bool:
-    """Whether there is a process of this user, and this parent."""
+    """Whether the named process exists, with the named user and parent."""
     process = Path(f"/proc/{asked.worker}")
     stat = process.joinpath("stat").read_bytes()  # proc(5): pid (name) state parent
     parent = int(stat.rpartition(b")")[2].split()[1])
@@ -327,7 +329,7 @@ def _is_worker(asked: _Asked) -> bool:
 
 
 def _answers(selector: selectors.BaseSelector, until: float) -> Iterator[_Asked]:
-    """The workers that have told all by `until`; the others stay with the selector."""
+    """The workers whose replies are complete by `until`; the others stay in the selector."""
     left: dict[int, int] = {}
     while selector.get_map() and (patience := until - time.monotonic()) > 0:
         for key, _ in selector.select(patience):
@@ -346,7 +348,7 @@ def _answers(selector: selectors.BaseSelector, until: float) -> Iterator[_Asked]
 
 
 def _understood(said: bytearray) -> dict[str, Any]:
-    """What a worker has told, if all of it is of the expected shape."""
+    """The content of a reply; {"unclear": True} if it has not the expected shape."""
     if len(said) <= LONGEST:
         with suppress(ValueError, RecursionError):
             return dict(_shaped(json.loads(said), _WORKER))
@@ -366,7 +368,7 @@ def _shaped(told: Any, example: Any) -> Any:
     if isinstance(example, str):
         if not isinstance(told, str):
             raise ValueError
-        return told[:TEXT].encode(errors="replace").decode()  # half a surrogate pair is no text
+        return told[:TEXT].encode(errors="replace").decode()  # JSON may hold a lone surrogate
     if isinstance(example, bool):
         if not isinstance(told, bool):
             raise ValueError

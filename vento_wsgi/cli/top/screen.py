@@ -1,7 +1,7 @@
-"""Screen: what ``vento-wsgi top`` shows, as lines of text.
+"""Screen: the output of ``vento-wsgi top``, as lines of text.
 
-Clients choose what stands in a path or in X-Forwarded-For, so each cell is made safe to print
-before it is measured.
+Clients control what a path or X-Forwarded-For contains, so each cell is made safe to print before
+it is measured.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from ..terminal import cut, safe, width
 __all__ = ["screen"]
 
 ENDED = 8
-"""Endings that are shown, if there is room for the streams as well."""
+"""Endings that are shown, at most; in a low terminal fewer, to leave room for the streams."""
 
 
 def screen(now: dict[str, Any], before: dict[str, Any], columns: int, lines: int) -> str:
-    """now, before: what top saw; the rates are between the two."""
+    """The output. now, before: replies of the workers, one refresh apart; rates are between them.
+
+    columns, lines: the size of the terminal.
+    """
     elapsed = max(0.001, now["at"] - before["at"])
     known = {row["key"]: row["bytes"] for row in _rows(before)}
     rows = [
@@ -64,8 +67,8 @@ def _silent(now: dict[str, Any]) -> list[str]:
     return [
         f"worker {worker['worker']} {why}"
         for why, sign in (
-            ("does not answer: something keeps its loop from its turn", "blocked"),
-            ("says what is not understood: is it of another version?", "unclear"),
+            ("does not reply: something blocks its event loop", "blocked"),
+            ("sent a reply that cannot be read: does it run another version?", "unclear"),
         )
         for worker in now["workers"]
         if worker.get(sign)

@@ -1,13 +1,12 @@
-"""Redis: a log for processes on any number of machines, one stream of a Redis from 6.2 on.
+"""Redis: a log for processes on any number of machines, in one stream of a Redis 6.2 or later.
 
-The stream's name is what ``?name=`` in the url says; one key has the whole order. A name is asked
-for, since nothing else tells two applications of one Redis apart and is the same on all machines
-of one application. The stream's own ids are the positions. What has to happen in one step is in
-scripts.py.
+The key of the stream is the ``?name=`` in the URL. The name is required: nothing else tells apart
+two applications on one Redis and is the same on all machines of one application. The ids of the
+stream are the positions of the log. Operations that must be atomic are in scripts.py.
 
-A Redis can be set back: it comes back from an older dump, or a replica takes over that has less.
-Entries leave a stream at its front only. So an id that is not before the front and names no entry
-is one of a lost entry, or of another stream.
+A Redis can be set back, that is, return to an older state: it restarts from an older dump, or a
+replica with fewer entries takes over. Entries are removed only from the front of a stream. So an
+id that is not before the front and names no entry belongs to a lost entry or to another stream.
 """
 
 from __future__ import annotations
@@ -41,28 +40,28 @@ __all__ = ["Redis"]
 log = logger(__name__)
 
 BATCH = 250
-"""Entries read at once: their parsing takes some milliseconds, then others have their turn."""
+"""Entries read at once: parsing them takes some milliseconds, then others can run."""
 
 BATCH_BYTES = 256 * 1024
-"""Bytes of blocks that read() takes at once, wanted or not, and one block."""
+"""Bytes of blocks that read() fetches at once, of any topic, at most, plus one block."""
 
 PATIENCE = 10.0
-"""Seconds to go on trying: a restart or a failover takes a few of them."""
+"""Seconds to keep trying: a restart or a failover takes a few seconds."""
 
 ANSWER = 5.0
-"""Seconds to wait for one answer, and 2 for a connection: a network needs milliseconds."""
+"""Seconds to wait for one reply. (For a connection it is 2 seconds.)"""
 
 BLOCK = 2.0
-"""Seconds that Redis waits for an entry before it says that there is none."""
+"""Seconds that Redis waits for a new entry before it replies that there is none."""
 
 NONCE = 60.0
-"""Seconds that Redis remembers a publication: well past PATIENCE and ANSWER together."""
+"""Seconds that Redis remembers a publication: well over PATIENCE and ANSWER together."""
 
 MAX_CONNECTIONS = 16
-"""Connections of a process that publish and read: each is held for one round trip."""
+"""Connections of a process for publishing and reading; each is held for one round trip."""
 
 MAX_PAUSE = 2.0
-"""Seconds between two tries: what a restart may cost beyond its own time."""
+"""Seconds between two attempts, at most."""
 
 _NAME = re.compile(r"[\w.:/-]{1,200}", re.ASCII)
 
@@ -72,14 +71,15 @@ _ENCODED = "in a password / is %2F, ? is %3F, # is %23 and @ is %40"
 
 _REFUSED = (redis.AuthenticationError, AuthorizationError)
 
-_parse_url: Any = connections.parse_url  # that they have no types is redis-py's
+_parse_url: Any = connections.parse_url  # redis-py has no types for these
 _Pool: Any = connections.BlockingConnectionPool
 
 
 class Redis:
-    """About the last `count` entries of about the last `age` seconds: whole blocks are dropped.
+    """About the last `count` entries of about the last `age` seconds.
 
-    It connects when it is first used, and in each process anew.
+    Redis trims a stream by whole nodes, so some more entries may be kept. Each process connects at
+    its first use of the log.
     """
 
     def __init__(self, url: str, count: int, age: float) -> None:
@@ -87,10 +87,10 @@ class Redis:
         try:
             self._name, options = _options(url)
             self._kind: type[Any] = options.pop("connection_class", connections.Connection)
-            self._kind(**options)  # what it does not take is told here
+            self._kind(**options)  # raises if it does not know an option
         except (TypeError, ValueError, RedisError) as error:
-            raise BrokerError(  # from None: what others say of a url may have its password
-                f"{self._where} is no url of a Redis: {error}; write "
+            raise BrokerError(  # from None: messages of other libraries may contain the password
+                f"{self._where} is no URL of a Redis: {error}; write "
                 "redis://user:password@host:port/db?name=shop, rediss:// or unix://path?db=0"
             ) from None
         self._secrets = [value for value in options.values() if isinstance(value, Secret)]
@@ -101,7 +101,7 @@ class Redis:
         self._closed = False
         self._pid = 0
         self._client: Any = None
-        self._following: dict[Any, int] = {}  # connections, and the process of each
+        self._following: dict[Any, int] = {}  # connections of follow(), each with its process id
 
     def append(self, topic: str, block: bytes) -> Position:
         age = -1
@@ -119,7 +119,7 @@ class Redis:
         return self._run(self._state).first
 
     def lost(self, after: Position) -> bool:
-        """True as well when `after` was dropped itself, was lost, or is another stream's."""
+        """Also True if the entry at `after` itself was dropped or lost, or is of another stream."""
         state = self._run(lambda client: self._state(client, after))
         if after == START:
             return not state.whole
@@ -138,7 +138,7 @@ class Redis:
         return found
 
     def _page(self, after: Position, client: Any) -> tuple[list[Entry], bool]:
-        """The entries after a position, BATCH_BYTES of them, and whether there may be more."""
+        """The entries after a position, up to BATCH_BYTES, and whether there may be more."""
         page, more = client.eval(READ, 1, self._name, text(after), BATCH, BATCH_BYTES)
         return [Entry(position(name), *_field(*fields)) for name, fields in page], bool(more)
 
@@ -152,11 +152,11 @@ class Redis:
                 connection.connect()
                 entries: list[Entry] = []
                 while not self._closed:
-                    # Each batch is read first and then given if what came before it is still
-                    # there: so one that another history has put in its place is never given
+                    # Each batch is read first, and yielded only if the position before it is
+                    # still in the log: so no batch of another history is yielded.
                     stream = self._find(connection, stream, after)
                     if stream is None:
-                        log.warning("%s is another log or was set back: streams end", self._where)
+                        log.warning("%s was replaced or set back: streams end", self._where)
                         return
                     if entries:
                         after = entries[-1].position
@@ -166,7 +166,11 @@ class Redis:
             except (RedisError, OSError) as error:
                 if not (failed or self._closed):
                     said = self._without_secrets(str(error))
-                    log.warning("following %s goes on when it can: %s", self._where, said)
+                    log.warning(
+                        "reading new events from %s fails, and is tried again: %s",
+                        self._where,
+                        said,
+                    )
                 failed = True
             finally:
                 del self._following[connection]
@@ -175,9 +179,9 @@ class Redis:
             self._sleep(random.uniform(pause / 2, pause))
 
     def _find(self, connection: Any, stream: bytes | None, after: Position) -> bytes | None:
-        """The stream that there is, b"" if there is none yet. `stream`: the one there was.
+        """The name of the current stream, b"" if there is none yet. `stream`: the name before.
 
-        None if it is not the one in which `after` was read, or was set back since.
+        None if the stream was replaced or set back since `after` was read.
         """
         connection.send_command("EVAL", STATE, 1, self._name, text(after))
         state = State.of(connection.read_response())
@@ -215,14 +219,14 @@ class Redis:
         return State.of(client.eval(STATE, 1, self._name, text(asked)))
 
     def _run(self, work: Callable[[Any], T]) -> T:
-        """What `work` gives, called again while Redis cannot be reached."""
+        """The result of `work`, which is called again while Redis cannot be reached."""
         give_up, pause = time.monotonic() + PATIENCE, 0.05
         while True:
             self._check_open()
             try:
                 return work(self._connected())
             except Exception as error:
-                self._check_open()  # redis-py says anything when it is closed in the middle
+                self._check_open()  # redis-py raises any exception if it is closed meanwhile
                 if not _passes(error) or time.monotonic() + pause > give_up:
                     refusal = self._refusal(error)
                     shows = refusal is error or self._without_secrets(str(error)) == str(error)
@@ -241,26 +245,26 @@ class Redis:
         if _passes(error):
             return BrokerError(
                 f"{self._where} did not answer within {PATIENCE:g} s: {said}; "
-                "is it running there, and does it let this machine in?"
+                "is it running there, and can this machine connect to it?"
             )
         advice = ""
-        # the latter of a command that is too long to be let in
+        # "unauthenticated": the reply to a long command before authentication
         if isinstance(error, _REFUSED) or "unauthenticated" in said:
-            advice = "; check user and password in the url"
+            advice = "; check user and password in the URL"
         elif said.startswith("WRONGTYPE"):
-            advice = "; another program uses the key, write ?name= and another one in the url"
+            advice = "; another program uses the key: write another ?name= in the URL"
         elif "unknown" in said.lower():
-            advice = "; a Redis from 6.2 on is needed, with scripts and streams"
-        return BrokerError(f"{self._where} refuses us, {self._name}: {said}{advice}")
+            advice = "; Redis 6.2 or later is needed, with scripts and streams"
+        return BrokerError(f"{self._where} refuses a command for {self._name}: {said}{advice}")
 
     def _without_secrets(self, said: str) -> str:
-        """What a Redis or a proxy says, which may repeat the command that it does not take."""
+        """An error message without passwords: Redis or a proxy may quote the refused command."""
         for secret in self._secrets:
             said = said.replace(secret, "***")
         return said
 
     def _connected(self) -> Any:
-        if self._pid != os.getpid():  # a pool of the parent's has its locks, and is left alone
+        if self._pid != os.getpid():  # the pool of the parent may hold locks, so it is not used
             pool = _Pool(
                 max_connections=MAX_CONNECTIONS,
                 timeout=1,
@@ -278,7 +282,7 @@ class Redis:
 
 
 def _options(url: str) -> tuple[str, dict[str, Any]]:
-    """The stream's name and the arguments of a connection. ValueError, never with a password."""
+    """The stream's name and the options of a connection. Raises ValueError without a password."""
     address, _, query = url.partition("?")
     fields = parse_qs(query)
     name = fields.pop("name", [""])[-1]
@@ -288,20 +292,20 @@ def _options(url: str) -> tuple[str, dict[str, Any]]:
         parts = urlsplit(address)
         parts.port  # noqa: B018
     except ValueError:
-        raise ValueError(f"its host or port is none; {_ENCODED}") from None
+        raise ValueError(f"its host or port is invalid; {_ENCODED}") from None
     if parts.fragment or (parts.scheme != "unix" and not re.fullmatch("/?[0-9]*", parts.path)):
-        raise ValueError(f"its path is no number of a database; {_ENCODED}")
+        raise ValueError(f"its path is not the number of a database; {_ENCODED}")
     options = _parse_url(f"{address}?{urlencode(fields, doseq=True)}")
     if not name:
         raise BrokerError(
-            f"{without_password(url)} has no name for the log, and all applications of this Redis "
-            "would share one: add a name that all machines of this application have in common, "
-            "as in redis://host/0?name=shop"
+            f"{without_password(url)} has no name for the log, so all applications on this Redis "
+            "would share one log: add a name, the same on all machines of this application, as in "
+            "redis://host/0?name=shop"
         )
     options.update(
         protocol=2,
         decode_responses=False,
-        retry=Retry(NoBackoff(), 0),  # trying again is done here
+        retry=Retry(NoBackoff(), 0),  # _run() and follow() retry
         socket_timeout=ANSWER,
         socket_connect_timeout=2.0,
     )
@@ -316,6 +320,6 @@ def _field(topic: bytes, block: bytes, *_: bytes) -> tuple[str, bytes]:
 
 
 def _passes(error: Exception) -> bool:
-    """Whether it is to be expected of a Redis that is restarted, or becomes another's replica."""
+    """Whether the error is temporary: Redis restarts, or becomes the replica of another."""
     passing = (redis.ConnectionError, redis.TimeoutError, redis.ReadOnlyError)
     return isinstance(error, passing) and not isinstance(error, _REFUSED)

@@ -1,12 +1,12 @@
-"""Scripts: what Redis does in one step, and the ids of its streams.
+"""Scripts: the operations that Redis does atomically, and the ids of its streams.
 
-A connection can break when a command has been sent and not been answered: whether it was done
-is not known then, and it is sent again. So a publication has a nonce, which Redis keeps for
-longer than anybody tries, with the id that was given. Its key is in the slot of the stream, as
-clusters want it.
+If a connection breaks after a command was sent and before the reply, nobody knows whether it was
+executed, so it is sent again. To publish only once, each publication has a nonce: a key that holds
+the id of the entry, which Redis keeps for longer than anyone retries. The nonce hashes to the same
+slot as the stream, which a cluster requires.
 
-Whoever makes the stream gives it a consumer group with a random name, which nobody reads from:
-it tells the stream from another that has taken its place.
+A new stream gets a consumer group with a random name, from which nobody reads. The name identifies
+the stream, so that one that replaces it is recognised.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Position = tuple[int, int]
 
 START = (0, 0)
 
-# KEYS: the stream, the nonce. ARGV: topic, block, count, age in ms or -1 for no trim,
-# ms to keep the nonce, a name for the stream if it is new
+# KEYS: the stream, the nonce. ARGV: topic, block, count, age in ms or -1 for no trim by age,
+# ms to keep the nonce, the name of the stream if it is new
 APPEND = """
 local known = redis.call('GET', KEYS[2])
 if known then return known end
@@ -37,7 +37,7 @@ redis.call('SET', KEYS[2], id, 'PX', ARGV[5])
 return id
 """
 
-# KEYS: the stream. ARGV: an id. Returns what State has
+# KEYS: the stream. ARGV: an id. Returns the values for State.of()
 STATE = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return {'', '0-0', '', 0, 0, 0} end
 local info, found = redis.call('XINFO', 'STREAM', KEYS[1]), {}
@@ -51,8 +51,8 @@ return {
 """
 
 # KEYS: the stream. ARGV: an id, a number of entries, bytes of their blocks. Returns the entries
-# after the id, up to the one that reaches either, and whether there may be more. It looks at a
-# few at a time, since how many fit is not known before
+# after the id, up to the one that reaches either limit, and whether there may be more. Reads 8 at
+# a time, since it is not known in advance how many fit.
 READ = """
 local found, after, few = {}, ARGV[1], nil
 local count, size = tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -72,10 +72,11 @@ _ID = re.compile(f"{_NUMBER}-{_NUMBER}")
 
 
 class State(NamedTuple):
-    """stream: which one it is, b"" if there is none. oldest: None if it is empty.
+    """The state of a stream.
 
-    whole: whether it still has all it was given. has: whether there is an entry with the id
-    that was asked for.
+    stream: its name, b"" if there is no stream. last, oldest: positions; `oldest` is None if the
+    stream is empty. whole: whether no entry was ever removed. has: whether an entry with the given
+    id exists.
     """
 
     stream: bytes
@@ -109,7 +110,7 @@ def text(position: Position) -> str:
 
 
 def parse(id: str) -> Position | None:
-    """The position of what may be an id: two numbers of 64 bits, as Redis writes them."""
+    """The position of an id; None unless it is two 64-bit numbers as Redis writes them."""
     found = _ID.fullmatch(id)
     position = (int(found[1]), int(found[2])) if found else None
     return position if position is not None and max(position) < 2**64 else None

@@ -1,13 +1,13 @@
-"""Checkpoints: SQLite's journal is written back in a thread that may wait for the disk.
+"""Checkpoints: a native thread writes SQLite's journal back into the database.
 
-A checkpoint copies the write-ahead log (the journal, the file that ends in "-wal") into the
-database and empties it. It waits for the disk several times. SQLite would do that in the middle
-of a commit, and no other greenlet would run. Here a thread of the system does it, also under
-gevent, with a connection of its own.
+A checkpoint copies the write-ahead log (here called the journal, the file that ends in "-wal")
+into the database and empties it. It waits for the disk several times. By default SQLite does that
+within a commit, and meanwhile no other greenlet could run. So here a native thread does it, with
+a connection of its own, also under gevent.
 
-Emptying the journal needs the lock of writers for a moment, and no reader that still uses the
-journal. The thread waits for both, in short tries: while it waits it may hold the lock of
-writers, and publishers wait for that.
+To empty the journal, the thread needs the writers' lock for a moment, and no reader may be using
+the journal. The thread waits for both in short attempts: while it waits it may hold the writers'
+lock, which stops publishers.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from .database import connect
 __all__ = ["Checkpoints", "take"]
 
 TRY = 0.2
-"""Seconds of one try: how long publishers may have to wait for a reader that takes long."""
+"""Seconds of one attempt, at most: publishers may have to wait that long for a slow reader."""
 
 PAUSE = 0.8
-"""Seconds between two tries: publishers have these for themselves."""
+"""Seconds between two attempts, in which publishers can write."""
 
 TRIES = 5
-"""Tries of one checkpoint; whoever publishes next starts another one."""
+"""Attempts of one checkpoint. If all fail, a later publication starts another checkpoint."""
 
 
 class Checkpoints:
@@ -40,23 +40,24 @@ class Checkpoints:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._busy = native("_thread", "allocate_lock")()  # held while one runs
+        self._busy = native("_thread", "allocate_lock")()  # held while a checkpoint runs
         self._connection: sqlite3.Connection | None = None
         self._stop = False
 
     def start(self) -> None:
-        """Start one, unless one runs. Does not wait."""
+        """Start a checkpoint, unless one is running. Does not wait."""
         if self._busy.acquire(False):
             self._stop = False
             try:
                 native("_thread", "start_new_thread")(self._run, ())
-            except RuntimeError:  # no thread can be started: the next one makes up for it
+            except RuntimeError:  # no thread can be started: a later call will try again
                 self._busy.release()
 
     def hold(self, patience: float = 0.0, *, certain: bool = False) -> None:
-        """Have none running until release(). One that runs is interrupted after `patience` seconds.
+        """Prevent checkpoints until release(). Interrupts a running one after `patience` seconds.
 
-        It ends then as soon as the disk lets it, within milliseconds as a rule.
+        An interrupted checkpoint ends as soon as the disk allows, usually within milliseconds.
+        certain: see take().
         """
         until = time.monotonic() + patience
         take(self._busy, lambda: self._interrupt(until), certain=certain)
@@ -69,12 +70,12 @@ class Checkpoints:
             return
         self._stop = True
         if (connection := self._connection) is not None:
-            with suppress(sqlite3.ProgrammingError):  # it has just been closed
+            with suppress(sqlite3.ProgrammingError):  # the connection has just been closed
                 connection.interrupt()
 
     def _run(self) -> None:
         try:
-            # What is wrong is told by the next append
+            # the next append reports an error that persists
             with suppress(sqlite3.Error, BrokerError), closing(connect(self._path, TRY)) as made:
                 self._connection = made
                 for number in range(TRIES):
@@ -85,7 +86,7 @@ class Checkpoints:
             self._busy.release()
 
     def _paused(self) -> bool:
-        """Wait for PAUSE seconds; whether it was stopped meanwhile."""
+        """Wait for PAUSE seconds. Returns whether the checkpoint was stopped meanwhile."""
         for _ in range(40):
             native("time", "sleep")(PAUSE / 40)
             if self._stop:
@@ -94,28 +95,28 @@ class Checkpoints:
 
 
 def _write_back(connection: sqlite3.Connection) -> bool:
-    """Write the journal back and empty it. False if others were in the way."""
-    # The first copies nearly all of it while others write; the second has little left to copy
+    """Write the journal back and empty it. False if a reader or writer prevented it."""
+    # PASSIVE copies nearly everything while others write, so TRUNCATE has little left to copy
     connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
     [(busy, _, _)] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     if not busy:
-        # The first commit to an empty journal waits for the disk: it had better be this one
+        # the first commit to an empty journal waits for the disk, so it is made in this thread
         connection.execute("UPDATE log SET checkpoints = checkpoints + 1")
     return not busy
 
 
 def take(lock: Any, waiting: Callable[[], object] = lambda: None, *, certain: bool = False) -> None:
-    """Take a lock of the system. Under gevent the other greenlets run meanwhile.
+    """Acquire a native lock. Under gevent other greenlets run meanwhile.
 
-    waiting: called again and again until the lock is there.
-    certain: do not give up when this greenlet is killed or its time is over. Python forks even
-        if a function that is called before a fork raises; the exception is lost then.
+    waiting: called repeatedly while the lock is held by another.
+    certain: do not give up if this greenlet is killed or a timeout is raised in it. Needed before
+        a fork: Python forks even if a hook raises, and drops the exception.
     """
     sleep = time.sleep
     if cooperative():
         from gevent import get_hub, getcurrent
 
-        if getcurrent() is get_hub():  # the loop cannot wait for what runs in the loop
+        if getcurrent() is get_hub():  # the hub itself cannot sleep cooperatively
             sleep = native("time", "sleep")
     while not lock.acquire(False):
         waiting()
@@ -127,7 +128,7 @@ def take(lock: Any, waiting: Callable[[], object] = lambda: None, *, certain: bo
 
 
 def native(module: str, name: str) -> Any:
-    """A function of the standard library, also where gevent has put another in its place."""
+    """The original function of the standard library, even if gevent has patched it."""
     if cooperative():
         from gevent.monkey import get_original
 

@@ -1,9 +1,8 @@
-"""The file of a SQLite log: whole from the moment that it is there, and checked before use.
+"""The file of a SQLite log: it appears complete, and is checked before use.
 
-It is made beside its place under another name and then linked into it, so that of several
-processes that find none at the same time one makes it, and nobody sees half of it. A file that
-is something else is read, as bytes that do not change, and refused: opening it as a database
-could already write to it.
+A new file is created under another name and then linked to its path. So if several processes
+create it at the same time, one succeeds, and none sees an incomplete file. A file that is no log
+is refused. The check reads it as immutable, because opening it normally could already change it.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ __all__ = [
     "refusal",
 ]
 
-APPLICATION = 0x56454E54  # "VENT", for file(1) and for us
+APPLICATION = 0x56454E54  # "VENT": the application_id, which file(1) also shows
 VERSION = 1
 
-# AUTOINCREMENT: an id is never given twice, not even when all entries have been dropped.
-# The block stands last: the pages of a long one are not read when its topic is not wanted.
+# AUTOINCREMENT: SQLite never reuses an id, even if all entries were dropped.
+# The block is the last column: SQLite does not read its pages if the topic does not match.
 _SCHEMA = f"""
 PRAGMA journal_mode = WAL;
 PRAGMA application_id = {APPLICATION};
@@ -51,17 +50,17 @@ COMMIT;
 
 
 def connect(path: str, timeout: float = 0) -> sqlite3.Connection:
-    """A connection to the log at `path`, which is made if there is none.
+    """A connection to the log at `path`, which is created if it does not exist.
 
     timeout: seconds to wait for a lock. SQLite waits in C, and no other greenlet runs meanwhile.
-    Raises BrokerError, and sqlite3.Error for what is locked.
+    Raises BrokerError, and sqlite3.Error if the log is locked.
     """
     try:
         if not os.path.lexists(path):
             _create(path)
     except OSError as error:
         raise BrokerError(
-            f"no log can be made at {path}: {error}; give a path that this user may write"
+            f"no log can be created at {path}: {error}; give a path that this user can write"
         ) from error
     _check(path)
     connection = sqlite3.connect(
@@ -72,10 +71,10 @@ def connect(path: str, timeout: float = 0) -> sqlite3.Connection:
         check_same_thread=False,
     )
     try:
-        # NORMAL: a commit does not wait for the disk. All that is published survives the death
-        # of any process; what the last moments before a power failure published may be lost.
+        # NORMAL: a commit does not wait for the disk. Published events survive the death of any
+        # process, but those of the last moments before a power failure may be lost.
         connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("PRAGMA wal_autocheckpoint = 0")  # that waits for the disk
+        connection.execute("PRAGMA wal_autocheckpoint = 0")  # a checkpoint waits for the disk
     except BaseException:
         connection.close()
         raise
@@ -99,18 +98,18 @@ def _create(path: str) -> None:
 
 
 def _link(draft: str, path: str, directory: str) -> None:
-    # one at a time, or the journal of the one that was first would be removed by the next
+    # under a lock: a second process would remove the journal that the first already uses
     with _locked(directory):
         if not os.path.lexists(path):
-            # SQLite would play the journal of a file that was removed into the new one
+            # SQLite would apply the journal of a removed file to the new one
             _remove(f"{path}-wal", f"{path}-shm")
             os.link(draft, path)
 
 
 def drop_journal(path: str, journal: os.stat_result) -> None:
-    """Remove `journal` if it is still there: it belongs to a file that another has replaced.
+    """Remove `journal` if it is still at its path. It belongs to a file that was replaced.
 
-    SQLite would play it into the new file, and mix two histories.
+    SQLite would apply it to the new file, and so mix two histories.
     """
     with suppress(OSError), _locked(os.path.dirname(path)):
         if os.path.samestat(os.stat(f"{path}-wal"), journal):
@@ -128,9 +127,9 @@ def _locked(directory: str) -> Iterator[None]:
 
 
 def make_directory(path: str) -> None:
-    """Make a directory, and the parents that are missing, for this user alone.
+    """Create a directory and its missing parents, with mode 0700.
 
-    os.makedirs gives its mode to the last one only, and the others what the umask leaves of 0777.
+    os.makedirs() uses its mode for the last directory only; the parents get 0777 less the umask.
     """
     parent = os.path.dirname(path)
     if not os.path.isdir(parent):
@@ -143,11 +142,10 @@ def make_directory(path: str) -> None:
 
 
 def mend(connection: sqlite3.Connection) -> None:
-    """Drop what comes before a hole in the numbers of the entries.
+    """Drop all entries before the last hole in their numbers. Takes 0.2 µs an entry.
 
-    There is a hole when somebody has put another file beside a journal, or overwritten the file
-    while it was in use: SQLite makes one history of two then. What comes after the last hole is
-    one history. It takes 0.2 µs an entry.
+    A hole appears if somebody replaced the file but not its journal, or overwrote the file while
+    it was in use: SQLite then merges two histories. The entries after the last hole are from one.
     """
     [(number, oldest, newest)] = connection.execute(
         "SELECT count(*), min(id), max(id) FROM entries"
@@ -178,35 +176,37 @@ def _remove(*paths: str) -> None:
 
 
 def _check(path: str) -> None:
-    """Refuse a file that is no log. Closing it otherwise than SQLite would drop SQLite's locks."""
+    """Raise BrokerError if a file is no log.
+
+    The file is read through SQLite: open() and close() would release SQLite's POSIX locks on it.
+    """
     try:
         with closing(sqlite3.connect(_uri(path, "immutable=1"), uri=True)) as connection:
-            # Of a checkpoint that is under way, or whose process was killed, the first page may
-            # be there and the last ones in the journal only: SQLite is not to compare the sizes
+            # During a checkpoint, or after one that was killed, the first page may already be
+            # written while the last ones are in the journal only. writable_schema keeps SQLite
+            # from comparing the sizes.
             connection.execute("PRAGMA writable_schema = ON")
             [(application,)] = connection.execute("PRAGMA application_id")
             [(version,)] = connection.execute("PRAGMA user_version")
     except sqlite3.Error as error:
         raise refusal(path, error) from error
     if application != APPLICATION:
-        raise BrokerError(
-            f"{path} is no log of vento_wsgi, and is left as it is: give another path"
-        )
+        raise BrokerError(f"{path} is no log of vento_wsgi and is not changed: give another path")
     if version != VERSION:
         raise BrokerError(
-            f"{path} is a log of version {version}, this vento_wsgi writes {VERSION}: "
-            "give another path, or run the version that made it"
+            f"{path} is a log of version {version}, but this vento_wsgi writes version {VERSION}: "
+            "give another path, or run the vento_wsgi that made it"
         )
 
 
 def condition(topics: Topics) -> tuple[str, tuple[str, ...]]:
-    """The condition for an entry to be of `topics`, and its values."""
-    # in json, since a statement takes no more than 999 values before SQLite 3.32
+    """The SQL condition that an entry is of `topics`, and its parameters."""
+    # as JSON, since a statement has at most 999 parameters before SQLite 3.32
     terms, values = [], []
     if topics.names:
         terms.append("topic IN (SELECT value FROM json_each(?))")
         values.append(json.dumps([*topics.names]))
-    if topics.prefixes:  # these end in "/", and "0" is the next character
+    if topics.prefixes:  # each ends in "/", and the character after "/" is "0"
         terms.append(
             """EXISTS (SELECT 1 FROM json_each(?)
                 WHERE topic >= value AND topic < substr(value, 1, length(value) - 1) || '0')"""
@@ -216,19 +216,19 @@ def condition(topics: Topics) -> tuple[str, tuple[str, ...]]:
 
 
 def refusal(path: str, error: sqlite3.Error) -> BrokerError:
-    """What to say of an error that another try would not mend."""
+    """The BrokerError for an error that another attempt would not fix."""
     if isinstance(error, sqlite3.OperationalError):
         advice = "this user must be able to write it and its directory, and the disk have room"
     else:
         advice = (
-            "it is damaged, or no log at all, and is left as it is: move it away, together with "
-            f"{path}-wal, which SQLite mixes into any file that is put in its place"
+            "it is damaged or no log, and is not changed: move it away, together with "
+            f"{path}-wal, which SQLite would apply to any new file at this path"
         )
     return BrokerError(f"the log {path} cannot be used: {error}; {advice}")
 
 
 def is_locked(error: sqlite3.Error) -> bool:
-    """Whether another process was at it: SQLITE_BUSY, SQLITE_LOCKED, SQLITE_PROTOCOL."""
+    """Whether another process held a lock: SQLITE_BUSY, SQLITE_LOCKED, SQLITE_PROTOCOL."""
     return isinstance(error, sqlite3.OperationalError) and "lock" in str(error)
 
 

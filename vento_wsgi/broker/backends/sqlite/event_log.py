@@ -1,18 +1,18 @@
 """SQLite: a log for all processes of one machine, which survives their restarts.
 
-Every process has one connection. What it does there takes microseconds and never waits: when
-another process is writing, the greenlet sleeps and tries again, and the others have their turn.
-What waits for the disk runs elsewhere: see checkpoints.py.
+Every process has one connection. Its operations take microseconds and do not wait in C: if another
+process holds the lock, the greenlet sleeps and tries again, and others run meanwhile. Checkpoints,
+which wait for the disk, run in a thread; see checkpoints.py.
 
-A log can be set back: by a power failure, by a restored snapshot, by an older copy that is moved
-into its place, by a journal that is removed. The numbers of the entries that were lost are then
-given again. So a position is the number of an entry together with a mark of that very entry,
-made of the time at which it was published, and both are in the id. An id is valid if the entry
-that it names is still there. Nothing has to notice how the log was set back, what was not lost
-stays valid, and an id of what was lost is answered with a gap.
+A log can be set back, that is, return to an older state: after a power failure, if a snapshot is
+restored, if an older copy replaces the file, or if the journal is removed. SQLite then gives the
+numbers of the lost entries to new ones. So a position is the number of an entry together with a
+mark of that entry, which is made from the time of its publication. An id contains both, and is
+valid while its entry exists. No code has to detect how the log was set back: ids of entries that
+survived stay valid, and ids of lost entries lead to a gap.
 
-For that the newest entry that was dropped is kept: it is the one that the position before the
-oldest entry names.
+The position before the oldest entry must be valid as well. So the newest of the dropped entries
+stays in the table.
 """
 
 from __future__ import annotations
@@ -46,41 +46,41 @@ __all__ = ["SQLite"]
 log = logger(__name__)
 
 BATCH = 1000
-"""Entries read at once, wanted or not: about a millisecond, then others have their turn."""
+"""Entries that one query reads, of any topic: about a millisecond, then others can run."""
 
 BATCH_BYTES = 1024 * 1024
-"""Bytes of blocks that follow() gives at once, and one block: what a worker can hold."""
+"""Bytes of blocks that follow() yields at once, at most, plus one block."""
 
 POLL = 0.5
-"""Seconds between looks when nothing is told: how late a lost wake-up makes an event."""
+"""Seconds between two reads of follow() without a wake-up: a lost one delays an event so long."""
 
 PATIENCE = 5.0
-"""Seconds to wait for the lock: it is held for less than a millisecond, by the dead never."""
+"""Seconds to wait for the lock. We hold it under 1 ms, and it is released when a process dies."""
 
 TRIM_EVERY = 64
-"""Appends between two trims: as many entries as may be kept too many."""
+"""Appends between two trims: so many entries may be kept beyond `count`."""
 
 MAX_TRIMMED = 4 * TRIM_EVERY
-"""Entries that one trim drops: well under a millisecond, and it catches up."""
+"""Entries that one trim drops, at most: well under a millisecond of work."""
 
 MAX_WAITING = 4 * 1024 * 1024
-"""Bytes of the journal after which it is written back: some 500 events of the usual size."""
+"""Bytes of the journal at which a checkpoint starts: some 500 events of the usual size."""
 
 CHECK_EVERY = 16
-"""Appends between two looks at that: of many processes, one after the other looks."""
+"""Appends of all processes together between two checks of MAX_WAITING."""
 
 MAX_JOURNAL = 64 * 1024 * 1024
-"""Bytes of the journal at which publishers wait until it is written back.
+"""Bytes of the journal at which publishers wait for a checkpoint.
 
-It comes near that only where the disk is slower than the publishers, or another program reads
-the log for long. It can be longer by one entry a process, since they look before they write.
+Only reached if the disk is slower than the publishers, or another program reads the log for long.
+The journal can grow one entry a process beyond it, since processes check before they write.
 """
 
 LAST_CHECKPOINT = 1.0
-"""Seconds that close() gives a checkpoint to end: processes that publish once are to end some."""
+"""Seconds that close() lets a checkpoint run, so that processes that publish once finish some."""
 
 Position = tuple[int, int]
-"""The number of an entry, from 1 on, and its mark."""
+"""The number of an entry, from 1, and its mark."""
 
 START: Position = (0, 0)
 
@@ -92,8 +92,8 @@ T = TypeVar("T")
 class SQLite:
     """The last `count` entries of the last `age` seconds, in the file at `path`.
 
-    A directory that is missing is made for this user alone, as the file is. Positions start
-    anew, and ids are foreign, when the file is removed and made again.
+    The file and missing directories are created for this user alone. If the file is removed and
+    created again, it is a new log, and ids of the old one are not valid in it.
     """
 
     def __init__(self, path: str | os.PathLike[str], count: int, age: float) -> None:
@@ -101,14 +101,14 @@ class SQLite:
         self._count = count
         self._age = age
         self._closed = False
-        self._lock = threading.Lock()  # held while the connection is used, over no switch
+        self._lock = threading.Lock()  # held while the connection is used; no greenlet switch then
         self._connection: sqlite3.Connection | None = None
         self._pid = 0
         self._file: os.stat_result | None = None
         self._journal: os.stat_result | None = None
         self._epoch = Epoch()
         self._trim_at = 0.0
-        self._run(lambda _: None)  # what cannot be used is refused here
+        self._run(lambda _: None)  # raises BrokerError now if the log cannot be used
         self._disconnect()
         self._checkpoints = Checkpoints(self._path)
         self._listeners: set[Listener] = set()
@@ -123,7 +123,7 @@ class SQLite:
         return position
 
     def _waiting(self) -> int:
-        """Bytes of the journal when it was last looked at: at the last use of the connection."""
+        """Bytes of the journal, as of the last use of the connection."""
         return 0 if self._journal is None else self._journal.st_size
 
     def _insert(self, connection: sqlite3.Connection, topic: str, block: bytes) -> Position:
@@ -137,7 +137,7 @@ class SQLite:
                 "INSERT INTO entries (at, topic, block) VALUES (?, ?, ?)", (now, topic, block)
             ).lastrowid
             assert position is not None
-            # by the position, so that processes that append once in their lives trim as well
+            # by the position, so that processes that append only once trim as well
             if position % TRIM_EVERY == 0 or time.monotonic() >= self._trim_at:
                 self._trim(connection, position - self._count, now - self._age)
             connection.execute("COMMIT")
@@ -148,7 +148,7 @@ class SQLite:
         return position, _mark(now)
 
     def _trim(self, connection: sqlite3.Connection, over: int, expired: float) -> None:
-        connection.execute(  # the newest of those that are dropped stays: see above
+        connection.execute(  # the newest of the dropped entries stays: see the module
             """DELETE FROM entries WHERE id < (
                 SELECT max(id) FROM (SELECT id, at FROM entries ORDER BY id LIMIT ?)
                 WHERE id <= ? OR at < ?
@@ -167,7 +167,7 @@ class SQLite:
         return after not in self._bounds(after[0])
 
     def _bounds(self, number: int = 0) -> list[Position]:
-        """The first and the last position, and that of the entry `number` if it is kept."""
+        """The first and the last position, and that of entry `number` if it exists."""
         return self._run(lambda connection: _bounds(connection, number))
 
     def read(self, after: Position, topics: Topics, limit: int, size: float = inf) -> list[Entry]:
@@ -188,14 +188,13 @@ class SQLite:
         return found
 
     def _next(self, after: Position) -> list[Entry] | None:
-        """The entries that follow; None if the log does not have `after` in its history."""
+        """The entries after `after`; None if `after` is not in the history of the log."""
         query = "SELECT id, at, topic, block FROM entries WHERE id > ? ORDER BY id LIMIT ?"
 
         def work(connection: sqlite3.Connection) -> list[Entry] | None:
             entries = _rows(query, (after[0], BATCH), BATCH_BYTES, connection)
-            bounds = _bounds(
-                connection, after[0]
-            )  # looked at last: what was read is of one history
+            # after the entries: so they are from the history that has `after`
+            bounds = _bounds(connection, after[0])
             if after in bounds:
                 return entries
             if after[0] >= bounds[0][0]:
@@ -214,19 +213,19 @@ class SQLite:
                     failed = False
                 except BrokerError as error:
                     if not (failed or self._closed):
-                        log.warning("following goes on when it can: %s", error)
+                        log.warning("reading new events fails, and is tried again: %s", error)
                     failed = True
                     listener.wait(POLL)
                     continue
                 epoch = epoch or self._epoch
                 if entries is None or epoch != self._epoch:
-                    log.warning("%s is another log or was set back: streams end", self._path)
+                    log.warning("%s was replaced or set back: streams end", self._path)
                     return
                 if entries:
                     after = entries[-1].position
                     yield entries
                 elif listener.is_there():
-                    if self._waiting() > MAX_WAITING:  # of processes that publish once and end
+                    if self._waiting() > MAX_WAITING:  # left by processes that publish and end
                         self._checkpoints.start()
                     listener.wait(POLL)
                 else:
@@ -266,7 +265,7 @@ class SQLite:
     # the connection
 
     def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """What `work` gives, called again while another process has the lock."""
+        """The result of `work`, which is called again while another process has the lock."""
         give_up, pause = 0.0, 0.001
         while True:
             try:
@@ -292,7 +291,7 @@ class SQLite:
             if self._is_there():
                 return self._connection
             if self._file is not None and self._journal is not None and self._is_replaced():
-                drop_journal(self._path, self._journal)  # open still: its number is not reused
+                drop_journal(self._path, self._journal)  # still open, so its inode is not reused
         self._disconnect()
         journal = _status(f"{self._path}-wal")
         connection = connect(self._path)
@@ -312,8 +311,8 @@ class SQLite:
     def _is_there(self) -> bool:
         """Whether the file and the journal that are open are still those at the path.
 
-        SQLite uses files on when somebody has removed or replaced them, and new processes would
-        not see what it writes there.
+        SQLite continues to use files that were removed or replaced, and other processes would not
+        see what it writes there.
         """
         file, journal = _status(self._path), _status(f"{self._path}-wal")
         if not _same(file, self._file) or not _same(journal, self._journal):
@@ -339,7 +338,7 @@ class SQLite:
 def _rows(
     query: str, asked: tuple[object, ...], size: float, connection: sqlite3.Connection
 ) -> list[Entry]:
-    """The entries that are asked for, up to the one that reaches `size` bytes of blocks."""
+    """The entries that a query finds, up to the one that reaches `size` bytes of blocks."""
     entries: list[Entry] = []
     with closing(connection.execute(query, asked)) as rows:
         while size > 0 and (row := rows.fetchone()) is not None:
@@ -350,7 +349,7 @@ def _rows(
 
 
 class _Full(sqlite3.OperationalError):
-    """The journal is too long for anybody to write: as good as locked."""
+    """The journal is too long to write to. Handled like a lock."""
 
 
 def _bounds(connection: sqlite3.Connection, number: int) -> list[Position]:
@@ -359,7 +358,7 @@ def _bounds(connection: sqlite3.Connection, number: int) -> list[Position]:
             ((SELECT min(id) FROM entries), (SELECT max(id) FROM entries), ?) ORDER BY id""",
         (number,),
     ).fetchall()
-    if not kept:  # nothing has been published yet, or somebody has deleted it
+    if not kept:  # nothing was published yet, or somebody deleted all rows
         [(given,)] = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'entries'")
         return [(given, 0), (given, 0)]
     positions = [(each, _mark(at)) for each, at in kept]
@@ -368,9 +367,9 @@ def _bounds(connection: sqlite3.Connection, number: int) -> list[Position]:
 
 
 def _mark(at: float) -> int:
-    """32 bits made of the time of a publication, which is known to less than a microsecond.
+    """32 bits made from the time of a publication, whose precision is below a microsecond.
 
-    The time itself would tell clients more than they need, in more characters.
+    The time itself would be longer, and would tell clients more than they need to know.
     """
     return zlib.crc32(struct.pack("<d", at))
 
@@ -385,24 +384,24 @@ def _same(one: os.stat_result | None, other: os.stat_result | None) -> bool:
     return one is not None and other is not None and os.path.samestat(one, other)
 
 
-# A connection must not be there when a process forks: the child's SQLite would believe that it
+# No connection may be open when a process forks: the SQLite of the child would believe that it
 # holds the parent's locks. https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_connection_across_a_fork_
 
 _logs: weakref.WeakSet[SQLite] = weakref.WeakSet()
 _held: list[SQLite] = []
 _inherited: list[sqlite3.Connection] = []
-"""Of a process that forked without telling us, as uWSGI does: never to be used, nor closed."""
+"""Connections from a parent that forked without Python's hooks (uWSGI): never use or close them."""
 _forking = native("_thread", "allocate_lock")()
 
 
 def _before_fork() -> None:
-    take(_forking, certain=True)  # another thread or greenlet may fork as well
-    # Other greenlets run while this one waits for a checkpoint, and may open more logs
+    take(_forking, certain=True)  # another thread or greenlet may be forking
+    # other greenlets run while this one waits for a checkpoint, and may open more logs
     while more := [each for each in _logs if each not in _held]:
         for each in more:
             each._checkpoints.hold(certain=True)
             _held.append(each)
-    # No other greenlet runs from here on: it could wait for one of these locks, and stop the loop
+    # no other greenlet runs from here on: it could block the loop waiting for one of these locks
     for each in _held:
         each._lock.acquire()
         each._disconnect()

@@ -1,12 +1,12 @@
-"""Wakeups: what tells the processes of one machine that there is something new.
+"""Wakeups: tell all processes of a machine that the log has a new entry.
 
-Each listener binds a datagram socket in one directory; who has something to tell sends a byte
-to every socket that it finds there, and never waits: a socket whose queue is full has been
-told already. A datagram is a hint and can be lost, so listeners look for themselves as well.
+Each listener binds a datagram socket in one directory. A publisher sends a byte to every socket in
+that directory and never waits: if the queue of a socket is full, its listener already has a
+wake-up. A datagram is only a hint and can be lost, so listeners also poll the log.
 
-The directory is for its owner alone, and so are the sockets. The path of a socket is 108 bytes
-at most (unix(7)); a longer one is reached through /proc, not by an abstract name, which
-everybody on the machine could use.
+Only the owner can use the directory and its sockets. The address of a socket has at most 108 bytes
+(unix(7)). A longer path is reached through /proc; an abstract name would be open to every user of
+the machine.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ __all__ = ["Listener", "Wakeups"]
 log = logger(__name__)
 
 MAX_PATH = 100
-"""Bytes of a socket's path: Linux has room for 107, macOS for 103."""
+"""Bytes of a socket's path, at most: Linux has room for 107, macOS for 103."""
 
 UNTOLD = 0.05
-"""Seconds between looks of a listener that cannot be told: what a reader hardly notices."""
+"""Seconds between two polls of a listener without a socket: a delay that readers hardly notice."""
 
 
 class Wakeups:
-    """The sockets in `directory`, which the first listener makes."""
+    """The sockets in `directory`, which the first listener creates."""
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
@@ -40,11 +40,11 @@ class Wakeups:
         self._socket.setblocking(False)
 
     def send(self) -> None:
-        """Wake every listener, in whatever process, and clear those away that have died."""
+        """Wake the listeners of all processes, and remove the sockets of dead ones."""
         try:
             names = os.listdir(self._directory)
         except OSError:
-            return  # nobody has listened yet
+            return  # there was no listener yet
         with suppress(OSError), self._reached(self._directory) as directory:
             for name in names:
                 if not name.startswith("."):
@@ -57,27 +57,27 @@ class Wakeups:
             with suppress(OSError):
                 os.unlink(address)
         except OSError:
-            pass  # it has a wake-up waiting, or is gone
+            pass  # the listener already has a wake-up, or is gone
 
     def listen(self) -> Listener:
-        """A listener in this process; one that cannot be told looks more often."""
+        """A listener in this process. If no socket can be bound, it polls more often instead."""
         name = f"{os.getpid()}-{os.urandom(4).hex()}"
         bound = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
             make_directory(self._directory)
             with self._reached(self._directory) as directory:
-                # in two steps: while it is being bound a socket refuses, and would be cleared away
+                # in two steps: send() would remove a socket that is not yet bound completely
                 bound.bind(f"{directory}/.{name}")
                 os.rename(f"{directory}/.{name}", f"{directory}/{name}")
         except OSError as error:
             bound.close()
-            log.warning("no wake-ups in %s: %s; looking every 50 ms", self._directory, error)
+            log.warning("no wake-ups in %s: %s; polling every 50 ms", self._directory, error)
             return Listener(self, None, None)
         return Listener(self, bound, f"{self._directory}/{name}")
 
     @contextmanager
     def _reached(self, path: str) -> Iterator[str]:
-        """A name of the directory that leaves room for that of a socket."""
+        """A path of the directory that is short enough for the address of a socket."""
         if len(os.fsencode(path)) + 24 <= MAX_PATH:
             yield path
             return
@@ -92,7 +92,7 @@ class Wakeups:
 
 
 class Listener:
-    """Waits to be woken. path: where its socket is; None when it has none."""
+    """Waits for wake-ups. path: of its socket; None if it has none."""
 
     def __init__(self, wakeups: Wakeups, bound: socket.socket | None, path: str | None) -> None:
         self._wakeups = wakeups
@@ -101,7 +101,7 @@ class Listener:
         self._pid = os.getpid()
 
     def wait(self, timeout: float) -> None:
-        """Wait to be woken, `timeout` seconds at most; wake-ups that are waiting count as one."""
+        """Wait for a wake-up, at most `timeout` seconds. Several wake-ups count as one."""
         if self._socket is None:
             time.sleep(min(timeout, UNTOLD))
             return
@@ -113,11 +113,11 @@ class Listener:
                 self._socket.recv(1)
 
     def is_there(self) -> bool:
-        """Whether it can still be woken: somebody may have tidied its directory up."""
+        """Whether it can still be woken: its socket may have been deleted."""
         return self._path is None or os.path.exists(self._path)
 
     def wake(self) -> None:
-        """From another greenlet or thread."""
+        """Wake it, from another greenlet or thread."""
         if self._path is not None:
             directory, name = os.path.split(self._path)
             with suppress(OSError), self._wakeups._reached(directory) as reached:
@@ -127,6 +127,6 @@ class Listener:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-        if self._path is not None and self._pid == os.getpid():  # a fork's is still listening
+        if self._path is not None and self._pid == os.getpid():  # not in a fork: it is the parent's
             with suppress(OSError):
                 os.unlink(self._path)
