@@ -22,7 +22,7 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 
 from . import sse
 from .bodies.files import open_file
-from .broker.subscription import Subscription
+from .bodies.sources import EventBody
 from .request import Request
 from .response import EVENT_STREAM, Response
 from .streaming.environ import DRAIN
@@ -36,13 +36,17 @@ if TYPE_CHECKING:
     from .streaming.options import DrainKind
     from .streaming.record import Ending
 
-    class StreamOptionsDict(TypedDict, total=False):
+    class StreamOptionArguments(TypedDict, total=False):
+        """The fields of StreamOptions, as keyword arguments."""
+
         heartbeat: tuple[bytes, float] | float | None
         deadline: float | None
         send_timeout: float | None
         flush: str
         drain: DrainKind | None
         on_end: Callable[[Ending], object] | None
+
+    StreamOptionsDict = StreamOptionArguments
 
     from _typeshed.wsgi import WSGIEnvironment
 
@@ -51,6 +55,8 @@ __all__ = ["Context"]
 HeadersLike = Mapping[str, str | Iterable[str]] | Iterable[tuple[str, str]] | None
 
 BINARY = "application/octet-stream"
+
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 MAX_EVENT_ID = 1024
 """Characters of a Last-Event-ID: ids are short, and each is looked up in a log."""
@@ -149,7 +155,7 @@ class Context:
         *,
         status: int = 200,
         headers: HeadersLike = None,
-        **policies: Unpack[StreamOptionsDict],
+        **options: Unpack[StreamOptionArguments],
     ) -> Response:
         """A response that sends `body` as it comes.
 
@@ -157,38 +163,35 @@ class Context:
             content_type is text/event-stream), or an object with ``read()``. It is closed once,
             however the response ends. A regular file gets a length, validators and ranges.
 
-        policies: heartbeat, deadline, send_timeout, flush, drain, on_end; see StreamOptions.
+        options: heartbeat, deadline, send_timeout, flush, drain, on_end; see StreamOptions.
 
-        Raises BodyError, a TypeError, that names what to use instead; ValueError on a policy.
+        Raises BodyError, a TypeError, that names what to use instead; ValueError on an option.
         """
         if content_type == BINARY:
             response = self._respond(body, status, headers, content_type)
         else:
             response = self.response_class(body, status, headers, content_type)
-        if policies:
-            response.promise(StreamOptions(**policies))
-        return response
+        return response.with_options(StreamOptions(**options)) if options else response
 
     def sse(
         self,
         events: Iterable[object],
         *,
         headers: HeadersLike = None,
-        **policies: Unpack[StreamOptionsDict],
+        **options: Unpack[StreamOptionArguments],
     ) -> Response:
         """A response that sends each of `events` to an EventSource.
 
         An item that is not an Event becomes the data of one: text as it is, the rest as JSON.
-        Of a subscription each has its id, and a client that comes back goes on from there.
-        policies: those of ``stream``.
+        Those of a subscription have ids, and a client that comes back goes on after its last one.
+        options: those of ``stream``.
         """
-        body = events if isinstance(events, Subscription) else sse.sse(events)
-        return self.stream(body, EVENT_STREAM, headers=headers, **policies)
+        body = events if isinstance(events, EventBody) else sse.sse(events)
+        return self.stream(body, EVENT_STREAM, headers=headers, **options)
 
     def json(self, data: Any, status: int = 200, headers: HeadersLike = None) -> Response:
         """A response with `data` as JSON (RFC 8259). Raises TypeError or ValueError."""
-        text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return self._respond(text, status, headers, "application/json")
+        return self._respond(_JSON.encode(data), status, headers, "application/json")
 
     def text(self, text: str, status: int = 200, headers: HeadersLike = None) -> Response:
         """A response with plain text."""

@@ -287,6 +287,11 @@ class Request(WerkzeugRequest):
             self._form: ImmutableMultiDict[str, str] = self.__dict__.pop("form")
 
     @property
+    def has_files(self) -> bool:
+        """Whether files of a form were read, which close() closes."""
+        return "files" in self.__dict__
+
+    @property
     def values(self) -> Any:
         raise AttributeError("use args for the query and form() for the body")
 

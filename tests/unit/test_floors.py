@@ -41,15 +41,14 @@ HOUSE = (
     Floor(("streaming.environ", "streaming.ticker", "streaming.turns"), ("gevent", "greenlet")),
     Floor(("streaming",), ("gevent", "greenlet", "werkzeug")),
     Floor(
-        ("bodies", "broker", "request", "response"),
+        ("bodies", "request", "response"),
         ("werkzeug",),
-        {
-            "bodies.codings": ("brotli", "zstandard"),
-            "broker": ("gevent", "greenlet"),
-            "broker.backends.redis": ("redis",),
-        },
+        {"bodies.codings": ("brotli", "zstandard")},
     ),
-    Floor(("app", "context", "routing", "middleware"), ("werkzeug",)),
+    Floor(("app", "context", "routing"), ("werkzeug",)),
+    # a subscription is a body that knows how to become a WSGI iterable: nothing below knows it
+    Floor(("broker",), ("gevent", "greenlet"), {"broker.backends.redis": ("redis",)}),
+    Floor(("middleware",), ("werkzeug",)),
     Floor(
         ("", "__main__", "cli", "contrib", "doctor", "server", "testing"),
         ("werkzeug",),
@@ -212,6 +211,8 @@ KNOWN = frozenset(MODULES)
         ("app", "from .server.run import run"),
         ("app", "from .server import run"),
         ("app", "from .cli import main"),
+        ("response", "from .broker.subscription import Subscription"),
+        ("context", "from .broker import Subscription"),
         ("sse", "from .streaming.stream import Stream"),
         ("sse", "import werkzeug"),
         ("sse", "from werkzeug.http import http_date"),

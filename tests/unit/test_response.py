@@ -185,7 +185,7 @@ def test_a_stream_may_be_read_by_middleware_and_is_closed_once(
     assert (body.begun, body.closed) == (1, 1)
 
 
-def test_policies_hold_for_a_stream_that_was_read() -> None:
+def test_options_hold_for_a_stream_that_was_read() -> None:
     endings: list[Any] = []
     response = Context(create_environ()).stream(Body(), on_end=endings.append)
     assert response.get_data() == b"ab"

@@ -1,21 +1,22 @@
-"""SubscriptionBody: a subscription as the body of a response, on a server that can park its socket.
+"""A subscription as the body of a response.
 
-Any server may iterate it; then it is a Stream like all others. StreamWorker parks it instead:
-the greenlet of the request sends what is in the log already, leaves the socket to a
-ParkedSubscriber, and ends.
+On most servers it is a Stream like all others. On a server that can take over the socket it is a
+SubscriptionBody. StreamWorker parks that: the greenlet of the request sends what is in the log,
+hands the socket to a ParkedSubscriber, and ends.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from .. import sse
+from ..bodies.sources import Chunks, Sender
 from ..exceptions import ClientStalled
 from ..logs import logger
-from ..sse import opening
-from ..streaming.environ import DRAIN, request_id, route
+from ..streaming.environ import DRAIN, PARK, request_id, route
 from ..streaming.options import StreamOptions
 from ..streaming.record import CloseReason
 from ..streaming.stream import FAILED, FAREWELL, Stream
@@ -24,9 +25,8 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
     from .parked import ParkedSubscriber
-    from .subscription import Subscription
 
-__all__ = ["SubscriptionBody"]
+__all__ = ["SubscriptionBody", "SubscriptionChunks"]
 
 log = logger(__name__)
 
@@ -35,11 +35,15 @@ PIECE = 64 * 1024
 
 
 class SubscriptionBody:
-    """The events of `subscription` for a WSGI server. stream: makes the Stream to iterate."""
+    """The events of a subscription, for a WSGI server that may park its socket.
+
+    subscription: a Subscription; the module of that imports this one.
+    stream: makes the Stream, for a server that iterates nevertheless. close: called at the end.
+    """
 
     def __init__(
         self,
-        subscription: Subscription,
+        subscription: Any,
         stream: Callable[[], Stream],
         close: Callable[[], object] | None,
         environ: WSGIEnvironment,
@@ -53,12 +57,12 @@ class SubscriptionBody:
         self._request_id = request_id(environ)
         self._drain = environ.get(DRAIN)
         self._drains = policies.drain_for(environ, event_stream=True)
-        self._opening = opening(environ["REQUEST_METHOD"])
+        self._opening = sse.opening(environ["REQUEST_METHOD"])
         self.policies = policies
 
     @staticmethod
     def of(body: object) -> SubscriptionBody | None:
-        """The feed that a response's body is, or stands for in the terms of a framework."""
+        """The SubscriptionBody that `body` is, or that a framework's own iterable stands for."""
         stands_for: Callable[[], object] | None = getattr(body, "vento_body", None)
         if stands_for is not None:
             body = stands_for()
@@ -85,10 +89,12 @@ class SubscriptionBody:
         detach: Callable[[], int],
         done: Callable[[int], object] | None,
     ) -> None:
-        """Send what there is by `write`, and leave the rest to a ParkedSubscriber.
+        """Send what is in the log by `write`, and leave the rest to a ParkedSubscriber.
 
-        done: called at the end, if given, with the bytes that were sent. The end may be here:
-        where the client is gone, or the log fails, which is logged and told by an event.
+        detach: returns the socket's descriptor, which is the subscriber's from then on.
+        done: called at the end, if given, with the bytes that were sent. The end can come
+            within this call: if the client left, or if reading the log fails, which is logged
+            and told to the client by an event.
         """
         from .parked import ParkedSubscriber
 
@@ -123,7 +129,7 @@ class SubscriptionBody:
     def _send_past(
         self, slot: ParkedSubscriber, send: Callable[[bytes], object]
     ) -> CloseReason | None:
-        """Send what is in the log; why this is the end, if it is."""
+        """Send what is in the log. Returns why the stream has ended, if it has."""
         subscription, ready = self._subscription, self._opening
         try:
             for frame in subscription.catch_up(slot.join):
@@ -153,3 +159,19 @@ def _ended(
     finally:
         if done is not None:
             done(sent)
+
+
+class SubscriptionChunks(Chunks):
+    """The blocks of a subscription, which a server may send without iterating them."""
+
+    __slots__ = ("_subscription",)
+
+    def __init__(self, subscription: Any) -> None:
+        super().__init__(subscription.blocks(), sse.encode)
+        self._subscription = subscription
+
+    def as_wsgi(self, environ: WSGIEnvironment, response: Sender) -> Iterable[bytes]:
+        if PARK not in environ:
+            return super().as_wsgi(environ, response)
+        stream, close = partial(response.as_stream, environ, self), response.closing_apart()
+        return SubscriptionBody(self._subscription, stream, close, environ, response.options)

@@ -150,7 +150,7 @@ def compress(
 
     def offer(response: WerkzeugResponse) -> None:
         if isinstance(response, Response):
-            response.code = partial(code, response)
+            response.choose_encoder = partial(code, response)
 
     return compressed
 
