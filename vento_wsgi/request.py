@@ -45,15 +45,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Request"]
 
-# all that is used of werkzeug and not documented; Flask overrides it as well
-if not hasattr(WerkzeugRequest, "_load_form_data"):
-    from importlib.metadata import version
-
-    raise ImportError(
-        f"werkzeug {version('werkzeug')} has no Request._load_form_data, which vento_wsgi needs: "
-        "install werkzeug 3"
-    )
-
 _QUERY = string.ascii_letters + string.digits + string.punctuation
 """What stays as it is in a query."""
 

@@ -33,6 +33,7 @@ from .streaming.environ import DRAIN
 from .streaming.options import DEFAULT, StreamOptions
 from .streaming.pumps import cooperative
 from .streaming.stream import Stream
+from .werkzeug_hooks import set_up
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -46,6 +47,9 @@ _LOCATIONS = frozenset(("location", "content-location"))
 _READABLE = ("", "identity")
 """Content-Encodings that leave the bytes of an event stream readable."""
 
+_OF_EVENTS = (("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no"))
+"""Headers of an event stream: it is read once, and proxies such as nginx pass it on at once."""
+
 _HOP_BY_HOP = frozenset(
     (
         *("connection", "keep-alive", "proxy-connection", "te", "trailer", "trailers"),
@@ -54,8 +58,11 @@ _HOP_BY_HOP = frozenset(
 )
 """Fields that PEP 3333 leaves to the server (RFC 9110, section 7.6.1)."""
 
-_SKIPPED = ("get_app_iter", "get_wsgi_headers", "iter_encoded", "set_data")
-"""Methods of werkzeug's Response that the short way does without."""
+_SKIPPED = (
+    *("__init__", "get_app_iter", "get_wsgi_headers", "headers", "iter_encoded", "set_data"),
+    *("automatically_set_content_length", "direct_passthrough", "status", "status_code"),
+)
+"""What of werkzeug's Response the short way does without."""
 
 
 class _Whole(list[bytes]):
@@ -114,23 +121,38 @@ class Response(WerkzeugResponse):
         headers: Mapping[str, str | Iterable[str]] | Iterable[tuple[str, str]] | None = None,
         content_type: str | None = None,
     ) -> None:
-        super().__init__(status=status, headers=headers, content_type=content_type)
-        if _names_events(self.headers.get("Content-Type", "")):
-            self.event_stream = True
-            names = {name.lower() for name, _ in self.headers}
-            if "cache-control" not in names:
-                self.headers.add("Cache-Control", "no-cache")
-            if "x-accel-buffering" not in names:
-                self.headers.add("X-Accel-Buffering", "no")
-            if isinstance(body, sse.Event):
-                body = body.encode()
-        if isinstance(body, (str, bytes, bytearray, memoryview)):
-            self.set_data(sources.encode(body))
+        fields: list[tuple[str, str]] | None = None
+        if self._is_plain and headers is None and type(content_type) is str and type(status) is int:
+            fields = [*_fields(content_type)]
+            self.event_stream = len(fields) > 1
+            set_up(self, status, fields)
         else:
+            super().__init__(status=status, headers=headers, content_type=content_type)
+            self._add_fields()
+        if self.event_stream and isinstance(body, sse.Event):
+            body = body.encode()
+        if not isinstance(body, (str, bytes, bytearray, memoryview)):
             self._set_body(body)
+        elif fields is not None:
+            self.response = [data := sources.encode(body)]
+            length = str(len(data))
+            fields.append(("Content-Length", length))
+            self._described = self.response, {"Content-Length": length}
+        else:
+            self.set_data(sources.encode(body))
+
+    def _add_fields(self) -> None:
+        """Add the headers that an event stream needs, unless they are there."""
+        names = {name.lower(): value for name, value in self.headers}
+        self.event_stream = _names_events(names.get("content-type", ""))
+        for name, value in _OF_EVENTS if self.event_stream else ():
+            if name.lower() not in names:
+                self.headers.add(name, value)
 
     def _set_body(self, body: Any) -> None:
-        if isinstance(body, sources.EventBody):
+        if type(body) in sources.ITERABLES:
+            self.response = self._given = sources.Chunks(body, self._encode())
+        elif isinstance(body, sources.EventBody):
             if not self.event_stream:
                 raise BodyError("a subscription is an event stream: use ctx.sse(…)")
             self.response = self._given = body.as_chunks()
@@ -348,6 +370,13 @@ class Response(WerkzeugResponse):
             waits=not isinstance(self.response, files.File),
             policies=self.options,
         )
+
+
+@lru_cache(maxsize=64)
+def _fields(content_type: str) -> tuple[tuple[str, str], ...]:
+    """The headers of a response of which no others are known. Raises ValueError, as werkzeug."""
+    fields = tuple(Headers([("Content-Type", content_type)]))
+    return (*fields, *_OF_EVENTS) if _names_events(content_type) else fields
 
 
 @lru_cache(maxsize=64)

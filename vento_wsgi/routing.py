@@ -294,7 +294,7 @@ class Dispatcher:
     """Finds the route of a request, and has it answered. It takes no more routes."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
-        self._rules = Map(converters={"float": _Float})
+        self._rules = Map(converters={"float": _Float}, redirect_defaults=False)
         self._fixed: dict[tuple[str, str], tuple[str, Callable[[Context], WerkzeugResponse]]] = {}
         """What answers a method and a path without parameters, and the route as a text."""
         # a route for HEAD goes before a route for GET, which answers HEAD as well

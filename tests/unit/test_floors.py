@@ -34,9 +34,10 @@ class Floor(NamedTuple):
 HOUSE = (
     Floor(
         (
-            *("charsets", "exceptions", "http_syntax", "logs"),
+            *("charsets", "exceptions", "http_syntax", "logs", "werkzeug_hooks"),
             *("sse", "formats", "bodies.sources"),
-        )
+        ),
+        others={"werkzeug_hooks": ("werkzeug",)},
     ),
     Floor(("streaming.environ", "streaming.ticker", "streaming.turns"), ("gevent", "greenlet")),
     Floor(("streaming",), ("gevent", "greenlet", "werkzeug")),

@@ -22,7 +22,7 @@ log = logger(__name__)
 READ_SIZE = 64 * 1024
 """Bytes of one read of a file. Larger reads are no cheaper, and slow clients would hold more."""
 
-_ITERABLES = (GeneratorType, list, tuple)
+ITERABLES = (GeneratorType, list, tuple)
 """Types of most bodies, which have nothing of a file or a mapping that had to be looked for."""
 
 _INSTEAD = {
@@ -52,7 +52,7 @@ def _refusal(what: str, value: object) -> BodyError:
 
 def check(body: Any) -> None:
     """Raise BodyError unless `body` can be streamed; takes nothing of it."""
-    if type(body) in _ITERABLES:
+    if type(body) in ITERABLES:
         return
     if isinstance(body, Mapping) or hasattr(body, "__aiter__") or hasattr(body, "iter_bytes"):
         raise _refusal("a body", body)
@@ -90,7 +90,7 @@ def _reads(file: Any) -> Iterator[bytes | str]:
 
 
 def _items(body: Any) -> Iterator[Any]:
-    if type(body) in _ITERABLES:
+    if type(body) in ITERABLES:
         return iter(body)
     if isinstance(body, (str, bytes, bytearray, memoryview)):
         return iter((body,))
