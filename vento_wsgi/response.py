@@ -33,7 +33,7 @@ from .streaming.environ import DRAIN
 from .streaming.options import DEFAULT, StreamOptions
 from .streaming.pumps import cooperative
 from .streaming.stream import Stream
-from .werkzeug_hooks import set_up
+from .werkzeug_hooks import CAN_SET_UP, set_up
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -97,7 +97,7 @@ class Response(WerkzeugResponse):
     answers: Request | None = None
     """The request that it answers, if anything used that; its files are closed with this."""
 
-    _is_plain = True
+    _is_plain = CAN_SET_UP
     _encoder: Callable[[], Encoder] | None = None
     _given: sources.Chunks | files.File | None = None
     """The body that it was made with, which is closed even if ``response`` is another one now."""
@@ -112,7 +112,8 @@ class Response(WerkzeugResponse):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         others = (vars(base) for base in cls.__mro__ if base not in Response.__mro__)
-        cls._is_plain = not any(name in names for names in others for name in _SKIPPED)
+        changed = any(name in names for names in others for name in _SKIPPED)
+        cls._is_plain = CAN_SET_UP and not changed
 
     def __init__(
         self,

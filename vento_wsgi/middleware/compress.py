@@ -3,32 +3,32 @@
     app.use(compress())
     app.use(compress(types=["application/json"], files=True, level={"gzip": 9}))
 
-The client's Accept-Encoding decides, with its weights (RFC 9110, section 12.5.3), among gzip,
+The client's Accept-Encoding, with its weights (RFC 9110, section 12.5.3), selects one of gzip,
 ``br`` (``pip install vento_wsgi[brotli]``) and ``zstd`` (``vento_wsgi[zstd]``). Streams stay
-live: whatever leaves at a time can be decoded at that time, each event of an event stream as
-well. Left as they are
+live: the client can decode each write, and so each event, when it arrives. Not coded are
 
-    what is not of `types`, or says ``Cache-Control: no-transform``
-    what has a Content-Encoding or a digest already
-    ranges (206), and whatever has no body
+    responses that are not of `types`, or have ``Cache-Control: no-transform``
+    responses with a Content-Encoding or a digest
+    ranges (206), and responses without a body
     bodies that are known to be shorter than `minimum`
-    open files, unless `files`: their sendfile costs next to nothing, compressing them does
+    open files, unless `files` is true: sendfile costs next to nothing, and coding does
 
-A coded response says so in Content-Encoding, has no Content-Length unless it was short enough to
-be coded beforehand, no Accept-Ranges, and a weak ETag; If-None-Match finds it all the same. All
-that could have been coded says ``Vary: Accept-Encoding``.
+A coded response has a Content-Encoding, a weak ETag, and no Accept-Ranges. It has a
+Content-Length only if it was short enough to be coded beforehand. If-None-Match with its ETag
+works. Every response that could have been coded has ``Vary: Accept-Encoding``.
 
-A stream holds its coding's memory while it is open: 36 KB of gzip; see vento_wsgi.bodies.codings. A
-subscription to a broker that is coded is an ordinary stream, with a greenlet and a coding of its
-own, some 60 KB, where a parked one has less than one: where there are thousands of them, leave
-``text/event-stream`` out of `types`. One coded block for all subscribers of a topic is no way out.
-Joined members of gzip and streams of br are not decoded beyond the first, by Chromium and curl
-alike; frames of zstd and fully flushed blocks of deflate are, but an event by itself has nothing
-to repeat: events of 100 bytes became 101 and 90 % of that, tokens 136 and 124 %, where a stream
-with a coding of its own has 26 and 36 %.
+An open stream holds the memory of its coding, 36 KB for gzip; see vento_wsgi.bodies.codings. A
+broker's subscription is not parked if it is coded: it is an ordinary stream with a greenlet, of
+some 60 KB, and a parked one takes less than one. With thousands of subscribers, leave
+``text/event-stream`` out of `types`.
 
-Secrets do not belong in a body with text that the request chose: its length tells of them, also
-under TLS (BREACH). ``Cache-Control: no-transform`` keeps such a response as it is.
+Subscribers of a topic cannot share a coded block. Chromium and curl decode only the first of
+joined members of gzip or streams of br. They decode joined frames of zstd and fully flushed
+blocks of deflate, but a single event has nothing to repeat: events of 100 bytes had 101 and 90 %
+of their size, tokens 136 and 124 %, and 26 and 36 % in a stream with a coding of its own.
+
+Do not put secrets into a body with text from the request: the length of the coded body can give
+them away, also under TLS (BREACH). ``Cache-Control: no-transform`` prevents it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 __all__ = ["MINIMUM", "TYPES", "compress"]
 
 MINIMUM = 512
-"""Bytes below which a body leaves in the same one packet, coded or not."""
+"""Bytes. A shorter body fits into one packet, coded or not."""
 
 TYPES = (
     "text/*",
@@ -67,17 +67,17 @@ TYPES = (
     "*+json",
     "*+xml",
 )
-"""What is text, more or less; pictures, films and archives are compressed already."""
+"""Media types of text. Pictures, films and archives are compressed already."""
 
 LIVE = ("gzip", "zstd", "br")
 WHOLE = ("br", "zstd", "gzip")
-"""What is chosen where the client has no preference: for streams what takes the least memory, for
-bodies that are known the fewest bytes. br is no friend of streams in other ways, too: its
-decoders keep back what does not fit in their client's buffer, until there is more to decode.
+"""The order of preference if the client has none. For streams it is the least memory, and for
+known bodies the fewest bytes. Decoders of br are also bad for streams: they hold back what does
+not fit into the client's buffer until more arrives.
 """
 
-_OF_BYTES = ("Content-Range", "Content-Digest", "Content-MD5", "Digest", "Repr-Digest")
-"""Headers that are about the very bytes which the handler has made."""
+_OF_BYTES = frozenset(("content-range", "content-digest", "content-md5", "digest", "repr-digest"))
+"""Headers that describe the bytes before coding: a response with one of them is not coded."""
 
 
 def compress(
@@ -89,8 +89,8 @@ def compress(
 ) -> Middleware:
     """A middleware that compresses responses; see above.
 
-    level: how hard a coding tries, by its name, as in ``{"gzip": 9}``.
-    minimum: bytes. types: media types, ``*`` in them stands for anything. files: open files, too.
+    level: the level of a coding by its name, as in ``{"gzip": 9}``. minimum: in bytes.
+    types: media types, in which ``*`` matches anything. files: whether open files are coded.
 
     Raises ValueError.
     """
@@ -105,21 +105,22 @@ def compress(
     def code(response: Response, environ: WSGIEnvironment) -> Callable[[], Encoder] | None:
         headers, status = response.headers, response.status_code
         kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        # several ranges have this type whatever the type of the whole, which they vary with
+        # several ranges have this type, whatever the type of the file is
         several = status == 206 and kind == "multipart/byteranges"
         if not (matches(kind) or several) or (response.is_file and not files):
             return None
-        if "no-transform" in headers.get("Cache-Control", "").lower():
+        names = {name.lower(): value for name, value in headers}
+        if "no-transform" in names.get("cache-control", "").lower():
             return None
-        if status < 200 or status == 204 or "Content-Encoding" in headers:
+        if status < 200 or status == 204 or "content-encoding" in names:
             return None
         vary(headers, "Accept-Encoding")
         known = response.is_sequence
         choose = whole if known else live
         name = choose(environ.get("HTTP_ACCEPT_ENCODING"))
-        if name is None or status == 206 or any(field in headers for field in _OF_BYTES):
+        if name is None or status == 206 or not _OF_BYTES.isdisjoint(names):
             return None
-        if status == 304:  # is about the response that would have been coded
+        if status == 304:  # stands for a response that would be coded
             _weaken(response)
             return None
         length = headers.get("Content-Length", type=int)
@@ -158,10 +159,10 @@ def compress(
 def _chooser(
     order: tuple[str, ...], known: Mapping[str, object]
 ) -> Callable[[str | None], str | None]:
-    """What finds the coding that an Accept-Encoding wants most, in case of doubt by `order`."""
+    """A function that selects the coding for an Accept-Encoding; equal weights go by `order`."""
     names = [name for name in order if name in known]
 
-    @lru_cache(maxsize=64)  # browsers have a few, and attackers shall not have many
+    @lru_cache(maxsize=64)  # browsers send a few values; the bound is for attackers
     def choose(accepted: str | None) -> str | None:
         accept = parse_accept_header(accepted)
         weights = {name.lower(): weight for name, weight in reversed(list(accept))}
@@ -174,7 +175,7 @@ def _chooser(
 
 
 def _weaken(response: Response) -> None:
-    """Its bytes are not those that the ETag was given for, though they mean the same."""
+    """Make the ETag weak: the bytes differ from those it was made for, and mean the same."""
     tag = response.headers.get("ETag")
     if tag is not None and not tag.startswith("W/"):
         response.headers["ETag"] = f"W/{tag}"
