@@ -324,14 +324,14 @@ class Response(WerkzeugResponse):
         if environ["REQUEST_METHOD"] == "HEAD" or not self._has_content():
             return self._whole([])
         body: Any = self.response
+        if self._is_plain and type(body) is list and len(body) == 1:
+            return self._whole(self.iter_encoded())
         if isinstance(body, sources.Chunks):
             # in a coding the bytes of a client depend on what it got before: they are its own
             if self.event_stream and self._encoder is None:
                 return body.as_wsgi(environ, self)
             return self.as_stream(environ, body)
         if not isinstance(body, files.File):
-            if self._is_plain and type(body) is list and len(body) == 1:
-                return self._whole(self.iter_encoded())
             return super().get_app_iter(environ)
         if self._sent is None:
             return self._whole([])

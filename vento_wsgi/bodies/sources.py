@@ -94,7 +94,7 @@ def _items(body: Any) -> Iterator[Any]:
         return iter(body)
     if isinstance(body, (str, bytes, bytearray, memoryview)):
         return iter((body,))
-    if callable(getattr(body, "iter_content", None)):  # requests: its own steps are 128
+    if callable(getattr(body, "iter_content", None)):  # of requests; iter() takes 128 bytes
         items = iter(body.iter_content(READ_SIZE))
     elif not callable(getattr(body, "read", None)):
         return iter(body)
