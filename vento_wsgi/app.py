@@ -1,9 +1,10 @@
 """App: the WSGI callable, its middleware, and its errors.
 
-A request goes through the application's middleware, the router, the route's middleware and
-the handler; what comes back is a response, which then answers the server. An exception passes
-the other way through the middleware, any of which may make a response of it; here it becomes
-application/problem+json (RFC 9457). Nothing of an unexpected one leaves the process.
+A request goes through the application's middleware, the router, the route's middleware and the
+handler, which returns a response; the response answers the server. An exception goes back
+through the middleware, any of which may turn it into a response. If none does, it becomes
+application/problem+json (RFC 9457) here. An unexpected exception is logged, and the client is
+told nothing of it unless `debug` is on.
 """
 
 from __future__ import annotations
@@ -14,24 +15,21 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from werkzeug.datastructures import Headers, MIMEAccept
-from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAllowed
+from werkzeug.exceptions import HTTPException, InternalServerError
 from werkzeug.http import parse_accept_header
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
-from werkzeug.routing import FloatConverter, Map, Rule, ValidationError
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from .context import Context
 from .exceptions import RouteError, StreamAborted
 from .logs import logger
 from .response import Response
-from .routing import Middleware, Route, Router, chain, check_callable
-from .streaming.environ import ROUTE, fields
+from .routing import Dispatcher, Middleware, Route, Router, chain, check_callable
+from .streaming.environ import fields
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -41,31 +39,18 @@ __all__ = ["App", "create_app"]
 log = logger(__name__)
 
 MAX_CONTENT_LENGTH = 16 * 1024 * 1024
-"""Bytes of a request body by default: JSON and forms fit, and one client cannot fill a disk."""
+"""Bytes of a request body by default: room for JSON and forms, but not to fill a disk with."""
 
 MAX_REPORT = 64 * 1024
-"""Characters of an error that `debug` shows: its message may have a whole body in it."""
-
-Endpoint = tuple[str, Callable[[Context], WerkzeugResponse]]
-"""A route's path, for the log, and its handler inside its middleware."""
+"""Characters of an error that `debug` shows: its message may contain a whole body."""
 
 U = TypeVar("U", bound="Router | Middleware")
-
-
-class _Float(FloatConverter):
-    """``<float:…>``; digits that make infinity are no number, and the route does not match."""
-
-    def to_python(self, value: str) -> Any:
-        number = super().to_python(value)
-        if not isfinite(number):
-            raise ValidationError
-        return number
 
 
 class App:
     """A WSGI application made of routers, middleware and other WSGI applications.
 
-    debug: describe unexpected errors to the client, to a browser as HTML with the traceback.
+    debug: describe unexpected errors to the client; a browser gets HTML with the traceback.
     max_content_length: bytes of a request body above which reading it is a 413; None for no
         limit. A handler may set ``ctx.request.max_content_length`` before it reads.
     """
@@ -78,13 +63,14 @@ class App:
         self._layers: list[Middleware] = []
         self._routers: list[Router] = []
         self._mounts: dict[str, WSGIApplication] = {}
-        self._wsgi: WSGIApplication | None = None
+        self._handle: Callable[[Context], WerkzeugResponse]
+        self._wsgi: WSGIApplication | None = None  # made at the first request
 
     def use(self, item: U) -> U:
-        """Take in a router, or a middleware ``(ctx, next) -> Response``; the first is outermost.
+        """Add a router, or a middleware ``(ctx, next) -> Response``; the first is outermost.
 
-        Middleware runs for every request but those of mounted applications, also when no
-        route matches. Raises RouteError.
+        Middleware runs also when no route matches, but not for mounted applications.
+        Raises RouteError.
         """
         self._open()
         if isinstance(item, Router):
@@ -97,7 +83,7 @@ class App:
         return item
 
     def mount(self, prefix: str, wsgi_app: WSGIApplication) -> None:
-        """Give all paths below `prefix` to a WSGI application, which sees it as SCRIPT_NAME."""
+        """Give all paths below `prefix` to a WSGI application, whose SCRIPT_NAME ends in it."""
         self._open()
         if not prefix.startswith("/") or prefix.endswith("/"):
             raise RouteError(f"a mount is below a path like '/old', not {prefix!r}")
@@ -117,9 +103,10 @@ class App:
         return dict(self._mounts)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if self._wsgi is None:
-            self._wsgi = self._build()
-        return self._wsgi(environ, start_response)
+        wsgi = self._wsgi
+        if wsgi is None:
+            wsgi = self._wsgi = self._build()
+        return wsgi(environ, start_response)
 
     def run(
         self,
@@ -131,9 +118,9 @@ class App:
     ) -> NoReturn:
         """Serve this application as ``vento-wsgi run`` does, in place of the running script.
 
-        The process starts anew, so that gevent can prepare it before the script is imported:
-        call it last, under ``if __name__ == "__main__":``, on an application that is bound to
-        a name of the script. Raises RuntimeError where that is not so.
+        The process is replaced, so that gevent can patch it before the script is imported. Call
+        this last, under ``if __name__ == "__main__":``. Raises RuntimeError unless the
+        application is bound to a name of the script.
         """
         main = sys.modules["__main__"]
         name = next((name for name, value in vars(main).items() if value is self), None)
@@ -159,43 +146,32 @@ class App:
             raise RouteError("the application serves already: set it up before the first request")
 
     def _build(self) -> WSGIApplication:
-        # an explicit HEAD goes before the one that comes with GET
-        routes = sorted(self.routes(), key=lambda route: "HEAD" not in route.methods)
-        rules = Map(converters={"float": _Float})
-        plain: dict[tuple[str, str], Endpoint] = {}
-        for route in routes:
-            endpoint = route.path, chain(route.middleware, route.respond)
-            rule = Rule(route.path, methods=route.methods, endpoint=endpoint)
-            rules.add(rule)
-            if "<" not in route.path and route.path.isascii():
-                for method in rule.methods or ():
-                    plain.setdefault((method, route.path), endpoint)
-        handle = chain(self._layers, partial(_dispatch, rules, plain))
+        self._handle = chain(self._layers, Dispatcher(self.routes()).respond)
         for router in self._routers:
             router.seal()
-        respond = partial(self._respond, handle)
         if not self._mounts:
-            return respond
+            return self._respond
         # PATH_INFO is UTF-8 that was read as Latin-1 (PEP 3333)
         mounts = {prefix.encode().decode("latin-1"): app for prefix, app in self._mounts.items()}
-        return DispatcherMiddleware(respond, mounts)
+        return DispatcherMiddleware(self._respond, mounts)
 
-    def _respond(
-        self, handle: Any, environ: WSGIEnvironment, start_response: StartResponse
-    ) -> Iterable[bytes]:
+    def _respond(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         ctx = Context(environ, self.max_content_length)
         try:
-            response = handle(ctx)
+            response = self._handle(ctx)
         except BaseException as error:
             if not _is_failure(error):
                 raise
             response = self._answer(ctx, error)
-        if "request" in vars(ctx):
-            response.call_on_close(ctx.request.close)
+        if "request" in ctx.__dict__:
+            if isinstance(response, Response):
+                response.answers = ctx.request
+            else:
+                response.call_on_close(ctx.request.close)
         try:
             if ctx.finishers:
                 _finish(ctx, response)
-            return response(environ, start_response)  # type: ignore[no-any-return]
+            return response(environ, start_response)
         except StreamAborted:
             raise
         except Exception as error:
@@ -216,7 +192,7 @@ class App:
     def _answer(self, ctx: Context, error: BaseException) -> WerkzeugResponse:
         try:
             return self._described(ctx, error)
-        except Exception:  # an application's exception may fail to say what it is
+        except Exception:  # the exception's own __str__ or get_headers failed
             known = fields(ctx.environ)
             log.exception("%s: its error cannot be described", known["route"], extra=known)
             return self._described(ctx, InternalServerError(""))
@@ -240,7 +216,7 @@ class App:
             detail = detail or _cut("".join(traceback.format_exception_only(error)).strip())
         body = {"type": "about:blank", "title": problem.name, "status": problem.code}
         if detail:
-            body["detail"] = str(detail)  # a description may be translated only when it is shown
+            body["detail"] = str(detail)  # a description may be a lazy translation
         headers["Content-Type"] = "application/problem+json"
         return Response(json.dumps(body), problem.code or 500, headers)
 
@@ -251,7 +227,7 @@ def create_app(*, debug: bool = False, max_content_length: int | None = MAX_CONT
 
 
 def _is_failure(error: BaseException) -> bool:
-    """Whether it is to be answered: a gevent.Timeout as well, which is no Exception."""
+    """Whether it gets an answer. gevent.Timeout does, though it is not an Exception."""
     return isinstance(error, Exception) or type(error).__module__ == "gevent.timeout"
 
 
@@ -262,23 +238,6 @@ def _finish(ctx: Context, response: WerkzeugResponse) -> None:
     except BaseException:
         response.close()
         raise
-
-
-def _dispatch(rules: Map, plain: dict[tuple[str, str], Endpoint], ctx: Context) -> WerkzeugResponse:
-    environ = ctx.environ
-    # what a path without parameters means is known beforehand, and found a hundred times faster
-    endpoint = plain.get((environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")))
-    if endpoint is None:
-        try:
-            endpoint, ctx.params = rules.bind_to_environ(environ).match()
-        except MethodNotAllowed as error:
-            allowed = sorted({*(error.valid_methods or ()), "OPTIONS"})
-            if ctx.method == "OPTIONS":
-                return Response(status=204, headers={"Allow": ", ".join(allowed)})
-            raise MethodNotAllowed(allowed) from None
-    path, respond = endpoint
-    environ[ROUTE] = f"{ctx.method} {path}"
-    return respond(ctx)
 
 
 def _prefers_html(ctx: Context) -> bool:
@@ -296,10 +255,10 @@ def _page(problem: HTTPException, error: BaseException) -> bytes:
         "<!doctype html><html lang=en><meta charset=utf-8>"
         f"<title>{title}</title><h1>{title}</h1><pre>{html.escape(_cut(report))}</pre></html>"
     )
-    return page.encode(errors="backslashreplace")  # half a surrogate pair is no UTF-8
+    return page.encode(errors="backslashreplace")  # lone surrogates cannot be UTF-8
 
 
 def _cut(report: str) -> str:
-    """A report with its middle left out where it is too long: both ends say where it failed."""
+    """A report without its middle if it is too long: both ends say where it failed."""
     half = MAX_REPORT // 2
     return report if len(report) <= MAX_REPORT else f"{report[:half]}\n[…]\n{report[-half:]}"

@@ -1,4 +1,4 @@
-"""Context: what a handler is given, and the responses that it can make of it."""
+"""Context: the argument of a handler, with the request and the methods that make responses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 
 from . import sse
 from .bodies.files import open_file
-from .broker.subscription import Subscription
+from .bodies.sources import EventBody
 from .request import Request
 from .response import EVENT_STREAM, Response
 from .streaming.environ import CONNECTION
@@ -31,12 +31,15 @@ from .streaming.options import StreamOptions
 if TYPE_CHECKING:
     from typing import TypedDict
 
+    from _typeshed.wsgi import WSGIEnvironment
     from typing_extensions import Unpack
 
     from .streaming.options import DrainKind
     from .streaming.record import Ending
 
-    class StreamOptionsDict(TypedDict, total=False):
+    class StreamOptionArguments(TypedDict, total=False):
+        """The fields of StreamOptions, as keyword arguments."""
+
         heartbeat: tuple[bytes, float] | float | None
         deadline: float | None
         send_timeout: float | None
@@ -44,7 +47,7 @@ if TYPE_CHECKING:
         drain: DrainKind | None
         on_end: Callable[[Ending], object] | None
 
-    from _typeshed.wsgi import WSGIEnvironment
+    StreamOptionsDict = StreamOptionArguments
 
 __all__ = ["Context"]
 
@@ -52,19 +55,21 @@ HeadersLike = Mapping[str, str | Iterable[str]] | Iterable[tuple[str, str]] | No
 
 BINARY = "application/octet-stream"
 
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
 MAX_EVENT_ID = 1024
-"""Characters of a Last-Event-ID: ids are short, and each is looked up in a log."""
+"""Characters of a Last-Event-ID. Ids are short, and each is looked up in a log."""
 
 
 _NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EMLINK, errno.ENAMETOOLONG)
-"""What the system says of paths that lead nowhere; FreeBSD says EMLINK of links."""
+"""Errors of open() for paths that lead nowhere. FreeBSD has EMLINK for links."""
 
 
 class Context:
     """One request on its way through the application.
 
-    request: the Request. params: what the route's converters matched.
-    state: a namespace for middleware to leave things in for handlers.
+    request: the Request. params: the parameters of the path, converted.
+    state: a namespace in which middleware can leave things for handlers.
     """
 
     response_class = Response
@@ -87,7 +92,7 @@ class Context:
 
     @property
     def method(self) -> str:
-        """The request's method, as it was sent: they are case-sensitive (RFC 9110, section 9.1)."""
+        """The request's method, as it was sent. Its case counts (RFC 9110, section 9.1)."""
         return str(self.environ["REQUEST_METHOD"])
 
     @property
@@ -97,7 +102,7 @@ class Context:
 
     @property
     def url(self) -> str:
-        """The URL that was asked for, with scheme, host and query."""
+        """The URL of the request, with scheme, host and query."""
         return self.request.url
 
     @property
@@ -107,7 +112,7 @@ class Context:
 
     @property
     def headers(self) -> EnvironHeaders:
-        """The request's headers, by any case."""
+        """The request's headers; their names have any case."""
         return self.request.headers  # type: ignore[return-value]
 
     @property
@@ -118,15 +123,15 @@ class Context:
 
     @cached_property
     def last_event_id(self) -> str | None:
-        """Where a returning EventSource left off: Last-Event-ID, else ``?lastEventId=``.
+        """The last id that a returning EventSource got: Last-Event-ID, else ``?lastEventId=``.
 
-        None for a first visit. Raises BadRequest if it is no id that a server can have sent.
+        None on a first visit. Raises BadRequest if no server can have sent this id.
         """
         sent = self.environ.get("HTTP_LAST_EVENT_ID")
         if sent is None:
             asked = "lastEventId" in self.environ.get("QUERY_STRING", "")
             value = self.query["lastEventId"] if asked and "lastEventId" in self.query else ""
-        else:  # browsers send it as UTF-8, WSGI gives it as Latin-1
+        else:  # browsers send UTF-8, and WSGI reads it as Latin-1
             value = sent.encode("latin-1").decode("utf-8", "replace")
         if len(value) > MAX_EVENT_ID or any(ord(char) < 32 or ord(char) == 127 for char in value):
             raise BadRequest(
@@ -135,10 +140,10 @@ class Context:
         return value or None
 
     def on_response(self, finish: Callable[[WerkzeugResponse], object]) -> None:
-        """Have `finish` called with the response that leaves, before its headers do.
+        """Have `finish` called with the final response, before its headers are sent.
 
-        Be it what middleware returns or what is made of an exception: for headers that belong
-        on every response.
+        The response is the one that the outermost middleware returned, or that was made of an
+        exception. Use it for headers that belong on every response.
         """
         self.finishers = (*self.finishers, finish)
 
@@ -149,57 +154,54 @@ class Context:
         *,
         status: int = 200,
         headers: HeadersLike = None,
-        **policies: Unpack[StreamOptionsDict],
+        **options: Unpack[StreamOptionArguments],
     ) -> Response:
         """A response that sends `body` as it comes.
 
         body: a generator, any iterable or iterator of str or bytes (of Event, too, when
             content_type is text/event-stream), or an object with ``read()``. It is closed once,
-            however the response ends. A regular file gets a length, validators and ranges.
+            however the response ends. A regular file has a length, validators and ranges.
 
-        policies: heartbeat, deadline, send_timeout, flush, drain, on_end; see StreamOptions.
+        options: heartbeat, deadline, send_timeout, flush, drain, on_end; see StreamOptions.
 
-        Raises BodyError, a TypeError, that names what to use instead; ValueError on a policy.
+        Raises BodyError, a TypeError, that names what to use instead; ValueError on an option.
         """
         if content_type == BINARY:
             response = self._respond(body, status, headers, content_type)
         else:
             response = self.response_class(body, status, headers, content_type)
-        if policies:
-            response.promise(StreamOptions(**policies))
-        return response
+        return response.with_options(StreamOptions(**options)) if options else response
 
     def sse(
         self,
         events: Iterable[object],
         *,
         headers: HeadersLike = None,
-        **policies: Unpack[StreamOptionsDict],
+        **options: Unpack[StreamOptionArguments],
     ) -> Response:
         """A response that sends each of `events` to an EventSource.
 
-        An item that is not an Event becomes the data of one: text as it is, the rest as JSON.
-        Of a subscription each has its id, and a client that comes back goes on from there.
-        policies: those of ``stream``.
+        An item that is not an Event becomes the data of one: text as it is, others as JSON.
+        Those of a subscription have ids, and a client that comes back goes on after its last one.
+        options: those of ``stream``.
         """
-        body = events if isinstance(events, Subscription) else sse.sse(events)
-        return self.stream(body, EVENT_STREAM, headers=headers, **policies)
+        body = events if isinstance(events, EventBody) else sse.sse(events)
+        return self.stream(body, EVENT_STREAM, headers=headers, **options)
 
     def json(self, data: Any, status: int = 200, headers: HeadersLike = None) -> Response:
         """A response with `data` as JSON (RFC 8259). Raises TypeError or ValueError."""
-        text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return self._respond(text, status, headers, "application/json")
+        return self._respond(_JSON.encode(data), status, headers, "application/json")
 
     def text(self, text: str, status: int = 200, headers: HeadersLike = None) -> Response:
         """A response with plain text."""
         return self._respond(text, status, headers, "text/plain; charset=utf-8")
 
     def html(self, html: str, status: int = 200, headers: HeadersLike = None) -> Response:
-        """A response with HTML, which the caller has escaped."""
+        """A response with HTML. The caller escapes what has to be escaped."""
         return self._respond(html, status, headers, "text/html; charset=utf-8")
 
     def redirect(self, location: str, status: int = 302) -> Response:
-        """A response that leads to `location`: a URL, or a path on this host."""
+        """A redirect to `location`, a URL or a path on this host. Raises ValueError."""
         if not 300 <= status < 400:
             raise ValueError(f"a redirect has a status of 300 to 399, not {status}")
         return self.response_class(b"", status, {"Location": iri_to_uri(location)})
@@ -213,16 +215,16 @@ class Context:
         download: bool | str = False,
         headers: HeadersLike = None,
     ) -> Response:
-        """A response with a file: its length, validators, ranges, and sendfile where there is.
+        """A response with a file: with length, validators and ranges, and sendfile if possible.
 
-        path: where the file is. With `root` it is taken below that folder, and whatever leads
-            out of it (``..``, absolute, a symbolic link) is not found, also if it is moved or
-            linked elsewhere meanwhile: use it for paths that come from a request. Links that
-            stay below the root are followed.
-        content_type: by default what the name suggests.
+        path: of the file. With `root` it is relative to that folder, and a path that leads out
+            of it (by ``..``, an absolute path or a symbolic link) is not found, also if folders
+            are moved or linked elsewhere meanwhile. Use `root` for paths that come from a
+            request. Links that stay below the root are followed.
+        content_type: by default guessed from the name.
         download: True to have browsers save it, or the name to save it as (RFC 6266).
 
-        Raises NotFound (404) if it is no regular file, Forbidden (403) if it cannot be read.
+        Raises NotFound (404) if it is not a regular file, Forbidden (403) if it cannot be read.
         """
         asked = os.fspath(path)
         file = _opened(asked, root)
@@ -234,7 +236,7 @@ class Context:
         except BaseException:
             file.close()
             raise
-        # as werkzeug's send_file says it: the body is not to be read into memory
+        # as werkzeug's send_file does, so that middleware does not read it into memory
         response.direct_passthrough = True
         # a browser that guesses another type could run what a user has uploaded
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
@@ -259,7 +261,7 @@ def _opened(path: str, root: str | os.PathLike[str] | None) -> IO[bytes]:
         return open_file(below, None if root is None else os.fspath(root))
     except PermissionError as error:
         raise Forbidden from error
-    except ValueError as error:  # a NUL, or half a surrogate pair
+    except ValueError as error:  # a NUL, or a lone surrogate
         raise NotFound from error
     except OSError as error:
         if error.errno in _NO_SUCH_FILE:
@@ -269,7 +271,7 @@ def _opened(path: str, root: str | os.PathLike[str] | None) -> IO[bytes]:
 
 def _guess(name: str) -> str:
     kind, encoding = mimetypes.guess_type(name)
-    if encoding is not None:  # a compressed file is sent as it is, not unpacked on the way
+    if encoding is not None:  # a compressed file is sent as it is, and not as a content coding
         return {"gzip": "application/gzip", "bzip2": "application/x-bzip2"}.get(encoding, BINARY)
     if kind is None:
         return BINARY
@@ -277,8 +279,8 @@ def _guess(name: str) -> str:
 
 
 def _attachment(name: str) -> str:
-    # RFC 6266, appendix D: a plain name for old clients, which may decode a %41 in it, and
-    # filename* for all others
+    # RFC 6266, appendix D: filename* for most clients, and a plain name for old ones, which may
+    # decode a %41 in it
     plain = re.sub(r'[^ -~]|["\\]|%(?=[0-9A-Fa-f]{2})', "_", name)
     options = {"filename": plain}
     if plain != name:

@@ -1,9 +1,8 @@
 """Request: werkzeug's, with the body readers as methods and a body that can be read as it comes.
 
-A body is read once, through one reader that knows three bounds: the Content-Length, the
-server's own end of input ("wsgi.input_terminated", which a chunked body needs), and
-`max_content_length`. What a handler leaves unread stays with the server, which discards it or
-closes the connection.
+A body is read once, by one reader with three bounds: the Content-Length, the server's own end of
+input ("wsgi.input_terminated", for chunked bodies), and `max_content_length`. What a handler does
+not read stays with the server, which discards it or closes the connection.
 """
 
 from __future__ import annotations
@@ -33,8 +32,7 @@ from werkzeug.utils import cached_property
 from werkzeug.wrappers import Request as WerkzeugRequest
 from werkzeug.wsgi import get_content_length, get_host
 
-from . import charsets
-from . import http_syntax as fields
+from . import charsets, http_syntax
 from .bodies.sources import READ_SIZE
 
 if TYPE_CHECKING:
@@ -45,24 +43,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Request"]
 
-# all that is used of werkzeug and not documented; Flask overrides it as well
-if not hasattr(WerkzeugRequest, "_load_form_data"):
-    from importlib.metadata import version
-
-    raise ImportError(
-        f"werkzeug {version('werkzeug')} has no Request._load_form_data, which vento_wsgi needs: "
-        "install werkzeug 3"
-    )
-
 _QUERY = string.ascii_letters + string.digits + string.punctuation
-"""What stays as it is in a query."""
+"""Characters of a query that are not percent-encoded."""
 
 
 def _arrived(source: Any, size: int) -> bytes:
     """At least one byte and at most `size`, without waiting for `size`; b"" at the end.
 
-    gunicorn's Body waits until it has all that was asked for, so it is asked for one byte and
-    then for what its buffers already hold. Other inputs have read1(), or wait.
+    gunicorn's Body waits for all bytes that it was asked for. So it is asked for one byte, and
+    then for what its buffers hold. Other inputs have read1(), or they wait.
     """
     if hasattr(source, "read1"):
         return bytes(source.read1(size))
@@ -79,7 +68,7 @@ def _arrived(source: Any, size: int) -> bytes:
         held = min(size - 1, _waiting(reader))
         return first + reader.read(held) if first and held else first
     except Exception:
-        source.failed = True  # where the next request starts is unknown: gunicorn closes
+        source.failed = True  # has gunicorn close: where the next request starts is unknown
         raise
 
 
@@ -115,7 +104,7 @@ class _Input(io.RawIOBase):
                 return self._readinto(buffer)
             except HTTPException as error:
                 self._failure = error
-        raise self._failure  # each time: what was read so far must not be taken for whole
+        raise self._failure  # at each read: a broken body must not look whole
 
     def _readinto(self, buffer: Any) -> int:
         size = len(buffer)
@@ -125,9 +114,9 @@ class _Input(io.RawIOBase):
             return 0
         try:
             data = _arrived(self._source, size)
-        except HTTPException:  # StreamWorker's own, which may be a 408
+        except HTTPException:  # StreamWorker raises them, such as a 408
             raise
-        except Exception as error:  # servers have their own for chunks that are none
+        except Exception as error:  # servers have their own exceptions for bad chunks
             raise ClientDisconnected(f"The request's body broke off: {error}") from error
         if not data:
             self._ended = True
@@ -143,14 +132,14 @@ class _Input(io.RawIOBase):
 
 
 MAX_SLOPPY = 100_000
-"""Percent signs of a form up to which one may stand for itself. To mend one costs 90 bytes."""
+"""A form with more percent signs must escape them all: repairing one costs 90 bytes of memory."""
 
 _NO_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-"""A percent sign that stands for itself, as the WHATWG URL standard has it."""
+"""A percent sign that begins no escape. It means itself (WHATWG URL, percent-decode)."""
 
 
 class _Forms(FormDataParser):
-    """werkzeug's parser of forms, with the limits of multipart for urlencoded ones as well."""
+    """werkzeug's parser of forms. Urlencoded forms have the limits of multipart forms, too."""
 
     def parse(
         self,
@@ -174,10 +163,10 @@ class _Forms(FormDataParser):
 
 
 def _unquoted(data: bytes) -> str:
-    """A name or a value of a form that is urlencoded; what is not UTF-8 becomes U+FFFD.
+    """A name or a value of an urlencoded form as text. Bytes that are not UTF-8 become U+FFFD.
 
-    quoted-printable is the same but for its escape character, and binascii decodes it in no
-    time, where urllib needs seconds and hundreds of megabytes for a body of 16 MiB.
+    Quoted-printable differs only in its escape character, and binascii decodes it quickly. For a
+    body of 16 MiB urllib needs seconds and hundreds of megabytes.
     """
     data = data.replace(b"+", b" ")
     if b"%" in data:
@@ -186,23 +175,23 @@ def _unquoted(data: bytes) -> str:
 
 
 class Request(WerkzeugRequest):
-    """The request of a handler. Bodies past `max_content_length` bytes are a 413 when read.
+    """The request of a handler. Reading more than `max_content_length` bytes is a 413.
 
-    A form has up to ``max_form_parts`` fields and files, 1,000 by default. Header fields that
-    cannot be understood are as good as absent, wherever RFC 9110 has them ignored.
+    A form has up to ``max_form_parts`` fields and files, 1,000 by default. A header field that
+    cannot be parsed counts as absent where RFC 9110 says to ignore it.
     """
 
     form_data_parser_class = _Forms
-    max_form_memory_size = None  # of one field: `max_content_length` is the limit of all
+    max_form_memory_size = None  # of one field: `max_content_length` limits all of them
 
     def __init__(self, environ: WSGIEnvironment, *args: Any, **options: Any) -> None:
         super().__init__(environ, *args, **options)
-        if not self.query_string.isascii():  # some clients do not quote, and send any bytes
+        if not self.query_string.isascii():  # some clients do not percent-encode
             self.query_string = quote(self.query_string, safe=_QUERY).encode()
 
     @cached_property
     def host(self) -> str:
-        """The host and port that were asked. Raises BadRequest if they are none."""
+        """The host and port of the URL. Raises BadRequest if they are not valid."""
         host = get_host(self.environ, self.trusted_hosts)
         if "xn--" in host:
             try:
@@ -215,43 +204,43 @@ class Request(WerkzeugRequest):
     def authorization(self) -> Authorization | None:
         try:
             return super().authorization
-        except ValueError:  # such as Basic with something that is not Base64
+        except ValueError:  # such as Basic without Base64
             return None
 
     @cached_property
     def if_modified_since(self) -> datetime | None:
-        return fields.date(self.headers.get("If-Modified-Since"))
+        return http_syntax.date(self.headers.get("If-Modified-Since"))
 
     @cached_property
     def if_unmodified_since(self) -> datetime | None:
-        return fields.date(self.headers.get("If-Unmodified-Since"))
+        return http_syntax.date(self.headers.get("If-Unmodified-Since"))
 
     @cached_property
     def if_range(self) -> IfRange:
         value = self.headers.get("If-Range")
-        if (date := fields.date(value)) is not None:
+        if (date := http_syntax.date(value)) is not None:
             return IfRange(date=date)
         return IfRange(unquote_etag(value)[0])
 
     @cached_property
     def date(self) -> datetime | None:
-        return fields.date(self.headers.get("Date"))
+        return http_syntax.date(self.headers.get("Date"))
 
     @cached_property
     def stream(self) -> IO[bytes]:
-        """The body as a raw stream: a read gives what has come. RFC 9110, section 6.4."""
+        """The body as a raw file object: a read returns the bytes that are there, if any are."""
         return cast("IO[bytes]", _Input(self))
 
     def chunks(self, size: int = READ_SIZE) -> Iterator[bytes]:
-        """The body as it comes, in pieces of 1 to `size` bytes; can go on while a response streams.
+        """The body as it comes, in pieces of 1 to `size` bytes, also while a response streams.
 
-        Raises RequestEntityTooLarge (413) here if the length is over the limit, later if the
-        bytes are; ClientDisconnected (400) if the body breaks off.
+        Raises RequestEntityTooLarge (413), at once if the Content-Length is over the limit, else
+        when the bytes are; ClientDisconnected (400) if the body breaks off.
         """
         return iter(partial(self.stream.read, size), b"")
 
     def text(self) -> str:
-        """The body as text in its charset, UTF-8 without one. 400 or 415 when it is not."""
+        """The body as text in its charset, by default UTF-8. Raises 400 or 415 if it is not."""
         charset = self.mimetype_params.get("charset", "utf-8")
         if (codec := charsets.codec(charset)) is None:
             raise UnsupportedMediaType(f"There is no charset {charset!r} on the web.")
@@ -264,7 +253,7 @@ class Request(WerkzeugRequest):
             ) from error
 
     def json(self) -> Any:
-        """The body as JSON (RFC 8259), whatever its content type. 400 says where it is wrong."""
+        """The body as JSON (RFC 8259), of any content type. The 400 says where it is wrong."""
         text = self.text()
         try:
             return json.loads(text, parse_constant=_no_constant)
@@ -281,10 +270,15 @@ class Request(WerkzeugRequest):
         return self._form
 
     def _load_form_data(self) -> None:
-        # werkzeug leaves the fields in __dict__["form"], where they would hide form()
+        # werkzeug stores the fields in __dict__["form"], where they would hide form()
         if "_form" not in self.__dict__:
             super()._load_form_data()
             self._form: ImmutableMultiDict[str, str] = self.__dict__.pop("form")
+
+    @property
+    def has_files(self) -> bool:
+        """Whether files of a form were read, which close() closes."""
+        return "files" in self.__dict__
 
     @property
     def values(self) -> Any:

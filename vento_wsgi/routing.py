@@ -1,10 +1,10 @@
 """Router: which handler answers which path and method, over werkzeug.routing.
 
-A path is werkzeug's (``/users/<int:id>``) or has its parameters at the start of a segment as
-``:id`` or ``:id<int>``. A handler takes the Context and returns a Response, or is itself a
-generator, whose items then are the body. A middleware takes the Context and ``next``, a
-function without arguments that gives the Response of what lies further in; it returns that
-response, or another. Those of a router run around those of a route.
+A path is werkzeug's (``/users/<int:id>``), or its parameters are written ``:id`` or ``:id<int>``
+at the start of a segment. A handler takes the Context and returns a Response; it may be a
+generator function, whose items are the body. A middleware takes the Context and ``next``. It
+calls ``next()``, which runs the inner middleware and the handler and returns their Response, and
+returns this or another Response. The middleware of a router runs around that of a route.
 """
 
 from __future__ import annotations
@@ -14,15 +14,31 @@ import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, TypeVar, overload
+from math import isfinite
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
-from werkzeug.routing import Map, Rule
+from werkzeug.exceptions import MethodNotAllowed
+from werkzeug.routing import FloatConverter, Map, RequestRedirect, Rule, ValidationError
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from .context import BINARY, Context
 from .exceptions import RouteError
+from .response import Response
+from .streaming.environ import ROUTE
 
-__all__ = ["Handler", "Middleware", "Route", "Router", "chain", "check_callable", "create_router"]
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+__all__ = [
+    "Dispatcher",
+    "Handler",
+    "Middleware",
+    "Route",
+    "Router",
+    "chain",
+    "check_callable",
+    "create_router",
+]
 
 Next = Callable[[], WerkzeugResponse]
 Middleware = Callable[[Context, Next], WerkzeugResponse]
@@ -44,7 +60,7 @@ def _rule(path: str) -> str:
     rule = _PARAMETER.sub(convert, path)
     try:
         Map([Rule(rule or "/")])
-    except (ValueError, LookupError, SyntaxError) as error:  # werkzeug compiles what it reads
+    except (ValueError, LookupError, SyntaxError) as error:  # werkzeug makes code of a path
         raise RouteError(f"the path {path!r}: {error}") from error
     return rule
 
@@ -76,7 +92,7 @@ def _through(
             dropped.close()
         raise
     for replaced in made:
-        if replaced is not response:  # its body may be within the other's
+        if replaced is not response:  # its body may be in use by the other's
             response.call_on_close(replaced.close)
     return response
 
@@ -103,7 +119,7 @@ def check_callable(function: Any, what: str, arguments: int) -> None:
     except TypeError as error:
         takes = "(ctx)" if arguments == 1 else "(ctx, next)"
         raise RouteError(f"{what} takes {takes}; {_name(function)}: {error}") from error
-    except ValueError:  # a builtin that does not tell
+    except ValueError:  # some builtins have no signature
         return
 
 
@@ -161,7 +177,7 @@ class Router:
     def route(self) -> Register:
         """Have a handler answer ``methods=["GET"]`` at a path. GET answers HEAD as well.
 
-        Options: methods, content_type (that of a handler which is a generator), middleware.
+        Options: methods, content_type (for a handler that is a generator function), middleware.
         Raises RouteError.
         """
         return partial(self._add)
@@ -216,7 +232,7 @@ class Router:
         return middleware
 
     def routes(self) -> Iterator[Route]:
-        """Every route, with the middleware of the routers that it stands in."""
+        """Every route, with the middleware of the routers that it belongs to."""
         for entry in self._entries:
             for route in (entry,) if isinstance(entry, Route) else entry.routes():
                 yield replace(route, middleware=(*self._middleware, *route.middleware))
@@ -262,6 +278,65 @@ class Router:
     def _open(self) -> None:
         if self._sealed:
             raise RouteError("the application serves already: add routes before the first request")
+
+
+class _Float(FloatConverter):
+    """``<float:…>`` without infinity: a route does not match where digits overflow to it."""
+
+    def to_python(self, value: str) -> Any:
+        number = super().to_python(value)
+        if not isfinite(number):
+            raise ValidationError
+        return number
+
+
+class Dispatcher:
+    """Finds the route of a request, and has it answered. It takes no more routes."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self._rules = Map(converters={"float": _Float}, redirect_defaults=False)
+        self._fixed: dict[tuple[str, str], tuple[str, Callable[[Context], WerkzeugResponse]]] = {}
+        """What answers a method and a path without parameters, and the route as a text."""
+        # a route for HEAD goes before a route for GET, which answers HEAD as well
+        for route in sorted(routes, key=lambda route: "HEAD" not in route.methods):
+            respond = chain(route.middleware, route.respond)
+            rule = Rule(route.path, methods=route.methods, endpoint=(route.path, respond))
+            self._rules.add(rule)
+            if "<" not in route.path and route.path.isascii():
+                for method in rule.methods or ():
+                    found = f"{method} {route.path}", respond
+                    self._fixed.setdefault((method, route.path), found)
+        self._match = self._rules.bind("localhost").match
+
+    def respond(self, ctx: Context) -> WerkzeugResponse:
+        """The response to a request. Raises werkzeug's NotFound and other HTTPExceptions."""
+        environ = ctx.environ
+        found = self._fixed.get((environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")))
+        if found is not None:
+            environ[ROUTE], respond = found
+            return respond(ctx)
+        try:
+            (path, respond), ctx.params = self._find(environ)
+        except MethodNotAllowed as error:
+            allowed = sorted({*(error.valid_methods or ()), "OPTIONS"})
+            if ctx.method == "OPTIONS":
+                return Response(status=204, headers={"Allow": ", ".join(allowed)})
+            raise MethodNotAllowed(allowed) from None
+        environ[ROUTE] = f"{ctx.method} {path}"
+        response: WerkzeugResponse = respond(ctx)
+        return response
+
+    def _find(self, environ: WSGIEnvironment) -> Any:
+        """The endpoint and the parameters of a request."""
+        path = environ.get("PATH_INFO")
+        if path is not None and "HTTP_UPGRADE" not in environ:
+            if not path.isascii():  # UTF-8 that was read as Latin-1 (PEP 3333)
+                path = path.encode("latin-1").decode(errors="replace")
+            try:
+                return self._match(path, environ["REQUEST_METHOD"])
+            except RequestRedirect:
+                pass  # only the URL of a redirect depends on more than the path
+        return self._rules.bind_to_environ(environ).match()
 
 
 def create_router(prefix: str = "", *, middleware: Iterable[Middleware] = ()) -> Router:

@@ -354,7 +354,7 @@ def test_a_body_that_is_none_is_refused_by_name(body: Any, says: str) -> None:
             sse(request(), body)
 
 
-def test_policies_headers_and_status_are_taken() -> None:
+def test_options_headers_and_status_are_taken() -> None:
     endings: list[Any] = []
     headers = [("Vary", "A"), ("Vary", "B"), ("Connection", "close"), ("X-A", "b")]
     response = stream(

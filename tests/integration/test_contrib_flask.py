@@ -271,7 +271,7 @@ def test_a_generator_may_read_the_request() -> None:
         assert client.post("/", data="body").text == "body 0 body 1 "
 
 
-def test_policies_headers_and_status_are_taken() -> None:
+def test_options_headers_and_status_are_taken() -> None:
     endings: list[Any] = []
 
     def view() -> Any:

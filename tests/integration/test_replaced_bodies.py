@@ -50,7 +50,7 @@ BODIES: dict[str, Callable[[Context], Response]] = {
     "file": lambda ctx: ctx.file(FILE),
     "memory": lambda ctx: ctx.stream(Source(OLD), "text/plain"),
     "stream": lambda ctx: ctx.stream(Rows(), "text/plain"),
-    "policies": lambda ctx: ctx.stream(Rows(), "text/plain", deadline=60),
+    "options": lambda ctx: ctx.stream(Rows(), "text/plain", deadline=60),
     "events": lambda ctx: ctx.sse(Rows()),
     "subscription": lambda ctx: ctx.sse(broker.subscribe("news")),
     "text": lambda ctx: ctx.text("old"),
@@ -234,7 +234,7 @@ def test_the_new_body_is_sent_whole_and_nothing_that_was_said_of_the_old_one(
     assert head.headers.get("Content-Length") in (None, str(len(NEW)))
     described = {"ETag", "Last-Modified", "Accept-Ranges", "Content-Range"}
     assert not described & set(head.headers.keys())
-    source = ["source"] if body in ("memory", "stream", "policies", "events") else []
+    source = ["source"] if body in ("memory", "stream", "options", "events") else []
     assert closings(running) == [*source, "response"]
 
 

@@ -170,6 +170,30 @@ def test_a_missing_trailing_slash_is_a_redirect_that_keeps_method_and_query() ->
     assert get(Client(application()), "/folder", follow_redirects=True).text == "folder"
 
 
+@pytest.mark.parametrize("path", ["/folders/7", "/folders/7/"])
+def test_the_slash_of_a_path_with_parameters_is_redirected_to_on_the_host_of_the_request(
+    path: str,
+) -> None:
+    app, router = create_app(), create_router()
+    router.get("/folders/<int:id>/", lambda ctx: ctx.text(f"folder {ctx.params['id']}"))
+    app.use(router)
+    response = get(
+        Client(app), path, base_url="https://example.org:8443/root", follow_redirects=True
+    )
+    assert response.text == "folder 7"
+    assert response.request.url == "https://example.org:8443/root/folders/7/"
+
+
+@pytest.mark.parametrize("path", ["/fixed", "/users/7"])
+def test_a_route_is_found_whatever_the_host_is_called(path: str) -> None:
+    app, router = create_app(), create_router()
+    router.get("/fixed", lambda ctx: ctx.text("found"))
+    router.get("/users/<int:id>", lambda ctx: ctx.text("found"))
+    app.use(router)
+    for host in ("example.org", "a..b", "x" * 300, "[::1", ""):
+        assert get(Client(app), path, headers={"Host": host}).text == "found"
+
+
 def test_a_redirect_to_the_slash_stays_below_the_mount() -> None:
     app = create_app()
     app.mount("/app", application())

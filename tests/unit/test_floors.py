@@ -34,22 +34,22 @@ class Floor(NamedTuple):
 HOUSE = (
     Floor(
         (
-            *("charsets", "exceptions", "http_syntax", "logs"),
+            *("charsets", "exceptions", "http_syntax", "logs", "werkzeug_hooks"),
             *("sse", "formats", "bodies.sources"),
-        )
+        ),
+        others={"werkzeug_hooks": ("werkzeug",)},
     ),
     Floor(("streaming.environ", "streaming.ticker", "streaming.turns"), ("gevent", "greenlet")),
     Floor(("streaming",), ("gevent", "greenlet", "werkzeug")),
     Floor(
-        ("bodies", "broker", "request", "response"),
+        ("bodies", "request", "response"),
         ("werkzeug",),
-        {
-            "bodies.codings": ("brotli", "zstandard"),
-            "broker": ("gevent", "greenlet"),
-            "broker.backends.redis": ("redis",),
-        },
+        {"bodies.codings": ("brotli", "zstandard")},
     ),
-    Floor(("app", "context", "routing", "middleware"), ("werkzeug",)),
+    Floor(("app", "context", "routing"), ("werkzeug",)),
+    # a subscription is a body that knows how to become a WSGI iterable: nothing below knows it
+    Floor(("broker",), ("gevent", "greenlet"), {"broker.backends.redis": ("redis",)}),
+    Floor(("middleware",), ("werkzeug",)),
     Floor(
         ("", "__main__", "cli", "contrib", "doctor", "server", "testing"),
         ("werkzeug",),
@@ -168,6 +168,16 @@ def test_no_two_modules_import_each_other() -> None:
     assert [(a, b) for a in graph for b in graph[a] if a < b and a in graph.get(b, set())] == []
 
 
+def test_the_broker_does_not_know_what_responses_and_applications_are() -> None:
+    """They stand below it only because it is not for them: it is a broker for any framework."""
+    refused = {f"{PACKAGE}.{name}" for name in ("app", "context", "request", "response", "routing")}
+    for module, path in MODULES.items():
+        if within(module, f"{PACKAGE}.broker"):
+            package = path.name == "__init__.py"
+            found = imports(path.read_text(), module, package=package, modules=frozenset(MODULES))
+            assert [name for name, _ in found if name in refused] == [], module
+
+
 def test_no_module_is_a_drawer_for_odds_and_ends() -> None:
     refused = {"utils", "helpers", "types", "constants"}
     assert [module for module in MODULES if refused & set(module.split("."))] == []
@@ -206,12 +216,14 @@ KNOWN = frozenset(MODULES)
             )
         ),
         ("streaming.ticker", "from .stream import Stream"),
-        ("broker.backends.redis.event_log", "from ....app import App"),
-        ("broker.backends.redis.event_log", "from .... import app"),
+        ("broker.backends.redis.event_log", "from ....middleware.cors import cors"),
+        ("broker.backends.redis.event_log", "from .... import middleware"),
         ("broker.backends.redis.event_log", "from ....server.run import run"),
         ("app", "from .server.run import run"),
         ("app", "from .server import run"),
         ("app", "from .cli import main"),
+        ("response", "from .broker.subscription import Subscription"),
+        ("context", "from .broker import Subscription"),
         ("sse", "from .streaming.stream import Stream"),
         ("sse", "import werkzeug"),
         ("sse", "from werkzeug.http import http_date"),

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from werkzeug.datastructures import Headers
 from werkzeug.test import create_environ
+from werkzeug.wrappers import Response as WerkzeugResponse
 
 from vento_wsgi import BodyError, Context, Event, Response
 
 EVENTS = "text/event-stream"
 
 
-def send(response: Response, method: str = "GET") -> tuple[str, Headers, bytes]:
+def send(response: WerkzeugResponse, method: str = "GET") -> tuple[str, Headers, bytes]:
     """The status, headers and body of a response, as a server has them; it is closed then."""
     head: list[Any] = []
 
@@ -185,7 +186,7 @@ def test_a_stream_may_be_read_by_middleware_and_is_closed_once(
     assert (body.begun, body.closed) == (1, 1)
 
 
-def test_policies_hold_for_a_stream_that_was_read() -> None:
+def test_options_hold_for_a_stream_that_was_read() -> None:
     endings: list[Any] = []
     response = Context(create_environ()).stream(Body(), on_end=endings.append)
     assert response.get_data() == b"ab"
@@ -391,6 +392,68 @@ def test_a_single_event_can_be_a_whole_event_stream() -> None:
     _, headers, data = send(Response(Event("a"), content_type=EVENTS))
     assert data == b"data: a\n\n"
     assert headers["Content-Length"] == str(len(data))
+
+
+# Subclasses.
+
+
+class Overriding(Response):
+    """Overrides methods of werkzeug's, which are called then."""
+
+    def get_wsgi_headers(self, environ: Any) -> Headers:
+        headers = super().get_wsgi_headers(environ)
+        headers["X-Headers"] = "1"
+        return headers
+
+    def iter_encoded(self) -> Iterator[bytes]:
+        return map(bytes.upper, super().iter_encoded())
+
+    def set_data(self, value: bytes | str) -> None:
+        super().set_data(value)
+        self.headers["X-Data"] = "1"
+
+    data = property(Response.get_data, set_data)
+
+
+BODIES: list[Callable[[], object]] = [
+    lambda: "ab",
+    lambda: iter("ab"),
+    lambda: ["ab"],
+    lambda: io.BytesIO(b"ab"),
+]
+
+
+@pytest.mark.parametrize("make", BODIES, ids=["text", "stream", "list", "file"])
+@pytest.mark.parametrize("status", [200, 204, 404])
+@pytest.mark.parametrize("kind", [None, "text/plain", "text/event-stream; charset=utf-8"])
+def test_what_a_subclass_overrides_is_called_and_changes_nothing_else(
+    make: Callable[[], object], status: int, kind: str | None
+) -> None:
+    usual = send(Response(make(), status, content_type=kind))
+    said, headers, data = send(Overriding(make(), status, content_type=kind))
+    assert headers.pop("X-Headers") == "1"
+    assert headers.pop("X-Data", None) == ("1" if make() == "ab" else None)
+    assert (said, headers) == usual[:2]
+    assert data == (usual[2].upper() if make() == "ab" else usual[2])
+
+
+@pytest.mark.parametrize("body", ["ab", ["a", "b"]], ids=["text", "stream"])
+def test_another_class_of_werkzeugs_can_be_made_of_it(body: object) -> None:
+    """Flask does so with what a view returns."""
+    ran: list[bool] = []
+    response = WerkzeugResponse.force_type(Response(body, content_type="text/plain"))
+    response.__class__ = WerkzeugResponse
+    response.call_on_close(lambda: ran.append(True))
+    assert send(response)[2] == b"ab"
+    assert ran == [True]
+
+
+def test_text_is_sent_as_one_piece_that_is_known_to_be_all() -> None:
+    body: Any = Response("ab", content_type="text/plain")(
+        create_environ(), lambda *_: lambda _: None
+    )
+    assert len(body) == 1
+    assert [*body] == [b"ab"]
 
 
 # Closing.

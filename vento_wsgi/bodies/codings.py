@@ -1,22 +1,21 @@
 """Content codings: how the pieces of a body become gzip, zstd or br (RFC 9110, section 8.4.1).
 
-A Stream is coded behind everything else that makes it: what the pump gave as one piece,
-the opening comment, a heartbeat, an ``error`` event and the drain's ``retry:`` are each
-encoded and flushed, so that the client can decode all that it has. A clean end has the
-coding's own end, in the last piece wherever that is known. A stream that breaks off has neither
-this nor the last chunk of HTTP.
+Coding is the last step before the server. Each write is encoded and flushed (chunks, the opening
+comment, a heartbeat, an ``error`` event, the drain's ``retry:``), so that the client can decode
+all that it has. A clean end includes the end of the coding, in the last piece if that is known
+to be the last. A stream that breaks off has neither this nor the last chunk of HTTP.
 
-What a stream holds while it is open, measured with JSON events of 110 bytes:
+Memory of an open stream, and the size of its bytes, measured with JSON events of 110 bytes:
 
     coding                       event streams                  other streams, and files
     gzip (zlib)                  4 KiB window, 36 KB, to 26 %   32 KiB window, 268 KB
     zstd (zstandard)             16 KiB window, 89 KB, to 31 %  128 KiB window, 1.3 MB
     br (brotli)                  64 KiB window, 302 KB, to 30 % 256 KiB window, 1.9 MB
 
-An event repeats those right before it, and thousands of event streams are open at once: zlib's
-largest window and tables would take 101 KB of each, for 24 % in place of 26. So event streams
-get the small ones, and gzip before the others where a client takes several; a body that ends
-gets the coding that makes it smallest.
+Events resemble those right before them, and thousands of event streams are open at once. zlib's
+largest window and tables would take 101 KB a stream, for 24 % instead of 26. So event streams
+have small windows, and gzip if the client takes several codings. A body that ends gets the
+coding that makes it smallest.
 """
 
 from __future__ import annotations
@@ -31,14 +30,16 @@ from ..streaming.stream import Encoder
 __all__ = ["LEVELS", "encoders"]
 
 LEVELS = {"gzip": 6, "zstd": 3, "br": 5}
-"""How hard each tries: where, of every one, the next step costs more than it saves."""
+"""The default levels. Above them, a level costs more time than its bytes are worth."""
 
 SCALES = {"gzip": (1, 9), "zstd": (1, 12), "br": (2, 9)}
-"""Levels below find no repetition in small pieces, those above take many times the memory."""
+"""The levels that are allowed. Lower ones find no repetition in small pieces, and higher ones
+take many times the memory.
+"""
 
 
 class Gzip:
-    """RFC 1952. Memory: 4 << window bits, and 512 << memory level, in bytes."""
+    """RFC 1952. Memory in bytes: 4 << window bits, and 512 << memory level."""
 
     def __init__(self, level: int, *, live: bool) -> None:
         window, memory = (12, 5) if live else (15, 8)
@@ -52,7 +53,7 @@ class Gzip:
 
 
 class Zstd:
-    """RFC 8878: one frame, of blocks. Browsers take windows up to 8 MB (RFC 9659)."""
+    """RFC 8878: one frame of several blocks. Browsers accept windows up to 8 MB (RFC 9659)."""
 
     def __init__(self, level: int, *, live: bool) -> None:
         zstandard: Any = import_module("zstandard")
@@ -96,10 +97,10 @@ _ALL: dict[str, tuple[type[Gzip | Zstd | Brotli], str]] = {
 
 
 def encoders(level: Mapping[str, int]) -> dict[str, Callable[[bool], Encoder]]:
-    """What makes the encoders, of the codings that are installed here, by their names.
+    """Functions that make an encoder, by the name of the coding, for those that are installed.
 
-    Each takes whether it is for an event stream. level: of some, in place of LEVELS. Raises
-    ValueError.
+    Each takes whether it is for an event stream. level: levels of some codings, instead of
+    LEVELS. Raises ValueError.
     """
     for name, number in level.items():
         if name not in SCALES:

@@ -1,13 +1,13 @@
 """File bodies: conditional requests, ranges, sendfile (RFC 9110, sections 13 and 14).
 
-A body that is a regular file, or bytes in memory, has a length and can start anywhere. It is
-sent from where it stands when the response is made, to where it ends at that moment. A file
-has an entity tag from its time and size as well.
+A body that is a regular file, or bytes in memory, has a length and can start anywhere. When the
+response is made, the file's position is taken for the start of the body and its size for the
+end. A file also has an entity tag, made of its modification time and size.
 
-What leaves is one :class:`Window` on the file, or several between the delimiters of
-multipart/byteranges. A window is the file-like object that ``wsgi.file_wrapper`` wants, so the
-server may send it with sendfile. It never gives more bytes than were announced; when the file
-has shrunk meanwhile it raises StreamAborted and the connection breaks off.
+One :class:`Window` on the file is sent, or several between the delimiters of multipart/byteranges.
+A window is the file-like object that ``wsgi.file_wrapper`` takes, so the server may use sendfile.
+A window never gives more bytes than were announced. If the file shrinks while it is sent, the
+window raises StreamAborted and the connection breaks off.
 """
 
 from __future__ import annotations
@@ -25,13 +25,9 @@ from itertools import pairwise
 from typing import IO, Any
 
 from werkzeug.datastructures import ETags, Headers
-from werkzeug.http import (
-    http_date,
-    parse_etags,
-    parse_range_header,
-)
+from werkzeug.http import http_date, parse_etags, parse_range_header
 
-from .. import http_syntax as fields
+from .. import http_syntax
 from ..exceptions import StreamAborted
 from ..logs import logger
 from .sources import READ_SIZE
@@ -55,13 +51,13 @@ def _flag(name: str) -> int:
 
 
 _FOLDER = os.O_RDONLY | _flag("O_DIRECTORY") | _flag("O_CLOEXEC") | _flag("O_PATH")
-"""Flags to open a folder with; O_PATH of Linux needs no right to list it."""
+"""Flags to open a folder. With O_PATH, of Linux, the right to list the folder is not needed."""
 
 MAX_RANGES = 32
-"""Ranges answered in one response: PDF readers ask for a handful, attackers for thousands."""
+"""Ranges answered in one response. PDF readers ask for a handful, attackers for thousands."""
 
 PLAIN = (io.FileIO, io.BufferedReader, io.BufferedRandom)
-"""What open() gives for bytes: a subclass may read otherwise than its descriptor does."""
+"""Types that open() returns for bytes. A subclass may read other bytes than its descriptor."""
 
 Environ = Mapping[str, Any]
 Parts = list[tuple[int, int]]
@@ -69,10 +65,10 @@ Parts = list[tuple[int, int]]
 
 
 def open_file(path: str, root: str | None = None) -> IO[bytes]:
-    """The regular file at `path`, or below `root` at it, open for reading.
+    """Open the regular file at `path` for reading; with `root`, the path is relative to it.
 
-    Raises OSError, FileNotFoundError for all that is no regular file or not below the root,
-    and ValueError on a path that none can have.
+    Raises FileNotFoundError if it is not a regular file or not below the root, other OSErrors
+    of open(), and ValueError if no file can have this path.
     """
 
     def opener(path: str, flags: int) -> int:
@@ -82,10 +78,11 @@ def open_file(path: str, root: str | None = None) -> IO[bytes]:
 
 
 def _regular(path: str, flags: int, folder: int | None) -> int:
-    """The descriptor of a regular file, without touching any other kind.
+    """The descriptor of a regular file. A file of another kind is not opened.
 
-    To open a FIFO, a terminal or a tape does something to it, so it is looked at first. If it
-    became one in between, O_NONBLOCK keeps the open from waiting, and it is looked at again.
+    Opening a FIFO, a terminal or a tape has effects, so the kind is checked first. If the file
+    was replaced by one in between, O_NONBLOCK keeps the open from waiting, and the kind is
+    checked again.
     """
     follow = folder is None
     if stat.S_ISREG(os.stat(path, dir_fd=folder, follow_symlinks=follow).st_mode):
@@ -98,12 +95,12 @@ def _regular(path: str, flags: int, folder: int | None) -> int:
 
 
 def _beneath(root: str, path: str, flags: int) -> int:
-    """The descriptor of the regular file below `root` to which `path` leads.
+    """The descriptor of the regular file that `path` leads to, below `root`.
 
-    Each name is looked up in the folder that is open by then, and never followed if it is a
-    link. The target of a link is walked in the same way instead, so nothing that is moved or
-    replaced meanwhile leads out. A link may say where it leads by an absolute path below the
-    root, or by a relative one that does not leave it on the way.
+    Each name is looked up in an open folder, and the system never follows a link. The target of
+    a link is walked in the same way instead. So a folder that is moved or replaced meanwhile
+    cannot lead out of the root. A link's target is an absolute path below the root, or a
+    relative path that does not leave the root on its way.
     """
     folders = [os.open(root, _FOLDER)]
     names, links = path.split("/")[::-1], 0
@@ -137,7 +134,7 @@ def _beneath(root: str, path: str, flags: int) -> int:
 
 
 def _below(root: str, target: str) -> str:
-    """The part of an absolute path that is below the root, under either name of the root."""
+    """The part of an absolute path that is below the root, as given or with its links resolved."""
     for base in (os.path.abspath(root), os.path.realpath(root)):
         base = base.rstrip("/") + "/"
         if target.startswith(base):
@@ -150,9 +147,9 @@ def _missing(path: str) -> FileNotFoundError:
 
 
 class File:
-    """A file body: `start` to `stop` of an open file, in bytes, and what its headers are.
+    """A file body: the bytes `start` to `stop` of an open file, and the headers that describe it.
 
-    movable: whether its descriptor may be set to where a server's sendfile should begin.
+    movable: whether the position of its descriptor may be set, for a server's sendfile.
     """
 
     def __init__(self, body: IO[bytes], descriptor: int | None, start: int, stop: int) -> None:
@@ -165,7 +162,7 @@ class File:
 
     @classmethod
     def of(cls, body: Any) -> File | None:
-        """`body` as a File, or None: pipes, decompressing and text files are plain streams."""
+        """`body` as a File, or None for pipes, text files and files that decompress."""
         if isinstance(body, io.BytesIO):
             return cls(body, None, body.tell(), body.getbuffer().nbytes)
         inner = body.file if isinstance(body, tempfile._TemporaryFileWrapper) else body
@@ -179,14 +176,14 @@ class File:
         if not stat.S_ISREG(status.st_mode):
             return None
         file = cls(body, inner.fileno(), inner.tell(), status.st_size)
-        # a buffer that is also written to would be lost track of if its descriptor were moved
+        # a buffer that is also for writing keeps the position of its descriptor in mind
         file.movable = type(inner) is not io.BufferedRandom
         file.headers["Last-Modified"] = http_date(int(status.st_mtime))
         file.headers["ETag"] = f'"{status.st_mtime_ns:x}-{file.start:x}-{status.st_size:x}"'
         return file
 
     def __iter__(self) -> Iterator[bytes]:
-        """Its bytes in blocks, for those who look at a response's body."""
+        """Its bytes in blocks, for middleware that reads the body of a response."""
         window = Window(self, 0, self.size, lambda: None)
         return iter(partial(window.read, READ_SIZE), b"")
 
@@ -202,7 +199,7 @@ class File:
 
 
 class Window:
-    """Bytes `start` to `stop` of a body, as a file object; its positions are the file's own."""
+    """The bytes `start` to `stop` of a body as a file object. Its positions are the file's own."""
 
     def __init__(self, file: File, start: int, stop: int, close: Callable[[], object]) -> None:
         self._file = file
@@ -211,7 +208,7 @@ class Window:
         self._close = close
         self._closed = self._failed = False
         if file.movable and file.descriptor is not None:
-            # servers send from where the descriptor stands
+            # sendfile of servers begins at the descriptor's position
             os.lseek(file.descriptor, self._position, os.SEEK_SET)
 
     def fileno(self) -> int:
@@ -241,14 +238,14 @@ class Window:
         return True
 
     def _shrunk(self) -> StreamAborted:
-        # the name may come from a request: repr() escapes what could forge a line of the log
+        # the name may come from a request: repr() escapes line breaks, which could forge a record
         name = repr(getattr(self._file.body, "name", "a file"))
         self._failed = True
         log.error("%s shrank while it was sent", name)
         return StreamAborted(f"{name} shrank while it was sent")
 
     def close(self) -> None:
-        """Close the file. Raises StreamAborted if sendfile cannot have sent all of the window."""
+        """Close the file. Raises StreamAborted if it is too short for what was announced."""
         if self._closed:
             return
         self._closed = True
@@ -263,12 +260,13 @@ class Window:
 def answer(
     environ: Environ, headers: Headers, file: File, close: Callable[[], object]
 ) -> tuple[int, Window | Iterator[bytes] | None]:
-    """The status of a response with `file`, and what it sends; changes `headers` to fit.
+    """The status of a response with `file`, and its body; changes `headers` to fit.
 
-    Preconditions go in the order of RFC 9110, section 13.2.2. One range is a Window, several
-    are chunks, None is an empty body. `close` is called when a window is closed.
+    The body is a Window for one range, chunks for several ranges, None if it is empty.
+    Preconditions are evaluated in the order of RFC 9110, section 13.2.2. `close` is called when
+    a window is closed.
     """
-    etag, modified = headers.get("ETag"), fields.date(headers.get("Last-Modified"))
+    etag, modified = headers.get("ETag"), http_syntax.date(headers.get("Last-Modified"))
     status = _precondition(environ, etag, modified)
     if status is not None:
         headers["Content-Length"] = "0"
@@ -291,8 +289,8 @@ def answer(
 
 
 def offers_sendfile(environ: Environ, file: File) -> bool:
-    """Whether the server's wsgi.file_wrapper sends a Window as it should."""
-    if "uwsgi.version" in environ:  # sends the whole file, whatever its offset and length
+    """Whether the server's wsgi.file_wrapper can send a Window."""
+    if "uwsgi.version" in environ:  # ignores offset and length
         return False
     return file.movable and "wsgi.file_wrapper" in environ
 
@@ -302,7 +300,7 @@ def _precondition(environ: Environ, etag: str | None, modified: Any) -> int | No
         return parse_etags(environ[name]) if name in environ else None
 
     def date(name: str) -> Any:
-        return fields.date(environ.get(name)) if modified is not None else None
+        return http_syntax.date(environ.get(name)) if modified is not None else None
 
     tag = (etag or "").removeprefix("W/").strip('"')
     safe = environ["REQUEST_METHOD"] in ("GET", "HEAD")
@@ -322,18 +320,19 @@ def _precondition(environ: Environ, etag: str | None, modified: Any) -> int | No
 
 
 def _if_range(environ: Environ, etag: str | None, modified: Any) -> bool:
-    # a validator that is weak, or not exactly the same, asks for the whole (section 13.1.5)
+    # unless the validator is strong and the same, the whole file is sent (section 13.1.5)
     header: str = environ.get("HTTP_IF_RANGE", "")
     if not header:
         return True
-    date = fields.date(header)
+    date = http_syntax.date(header)
     return bool(date == modified) if date is not None else header == etag and header[0] == '"'
 
 
 def _ranges(header: str | None, size: int) -> Parts | None:
-    """What a Range header asks of `size` bytes: [] when nothing can be had, None to ignore it.
+    """The ranges of a Range header in a file of `size` bytes; [] if the file has none of them.
 
-    Ignored are other units, bad syntax, ranges out of order or overlapping, and too many.
+    None if the header is to be ignored: other units than bytes, bad syntax, ranges out of order
+    or overlapping, more than MAX_RANGES.
     """
     asked = parse_range_header(header) if _SYNTAX.fullmatch(header or "") else None
     if asked is None or len(asked.ranges) > MAX_RANGES:
@@ -351,7 +350,7 @@ def _ranges(header: str | None, size: int) -> Parts | None:
 def _multipart(
     file: File, parts: Parts, headers: Headers, close: Callable[[], object]
 ) -> Iterator[bytes]:
-    """The chunks of multipart/byteranges (section 14.6); sets the headers that announce them."""
+    """The chunks of multipart/byteranges (section 14.6). Sets the headers that describe them."""
     boundary = secrets.token_hex(16)
     kind = headers.get("Content-Type", "application/octet-stream")
     heads = [

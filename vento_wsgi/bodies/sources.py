@@ -1,26 +1,29 @@
 """What a body may be, and how it becomes bytes.
 
-A body is normalised once, here, when the response is made: text, bytes, an iterable or
-iterator of these, or an object with ``read()``. Nothing of it is taken before the server
-asks: not an item, not even its iterator. Whatever is opened is closed once, whether the body
-was read to its end, left in the middle or never started.
+A body is text, bytes, an iterable or iterator of these, or an object with ``read()``. It is
+normalised once, here, when the response is made. Nothing of it is taken before the server asks:
+no item, and not even its iterator. It is closed once, also if it was read in part or never begun.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from types import GeneratorType
+from typing import Any, Protocol
 
 from ..exceptions import BodyError, StreamAborted
 from ..logs import logger
 
-__all__ = ["READ_SIZE", "Chunks", "check", "encode", "measured"]
+__all__ = ["READ_SIZE", "Chunks", "EventBody", "Sender", "check", "encode", "measured"]
 
 log = logger(__name__)
 
 READ_SIZE = 64 * 1024
-"""Bytes asked of a file at a time: above it a read costs no less, and a slow client holds more."""
+"""Bytes of one read of a file. Larger reads are no cheaper, and slow clients would hold more."""
+
+ITERABLES = (GeneratorType, list, tuple)
+"""Types of most bodies, which have nothing of a file or a mapping that had to be looked for."""
 
 _INSTEAD = {
     "NoneType": 'for an empty response, use b"" or Response(status=204)',
@@ -49,6 +52,8 @@ def _refusal(what: str, value: object) -> BodyError:
 
 def check(body: Any) -> None:
     """Raise BodyError unless `body` can be streamed; takes nothing of it."""
+    if type(body) in ITERABLES:
+        return
     if isinstance(body, Mapping) or hasattr(body, "__aiter__") or hasattr(body, "iter_bytes"):
         raise _refusal("a body", body)
     if callable(getattr(body, "read", None)):
@@ -73,7 +78,7 @@ def encode(item: object) -> bytes:
 
 
 def _reads(file: Any) -> Iterator[bytes | str]:
-    # read1() gives what has come where read() waits for the whole size: a pipe is live
+    # of a pipe, read1() returns what is there, and read() waits for all READ_SIZE bytes
     read = getattr(file, "read1", None) or file.read
     while True:
         block = read(READ_SIZE)
@@ -85,9 +90,11 @@ def _reads(file: Any) -> Iterator[bytes | str]:
 
 
 def _items(body: Any) -> Iterator[Any]:
+    if type(body) in ITERABLES:
+        return iter(body)
     if isinstance(body, (str, bytes, bytearray, memoryview)):
         return iter((body,))
-    if callable(getattr(body, "iter_content", None)):  # requests.Response: its own steps are 128
+    if callable(getattr(body, "iter_content", None)):  # of requests; iter() takes 128 bytes
         items = iter(body.iter_content(READ_SIZE))
     elif not callable(getattr(body, "read", None)):
         return iter(body)
@@ -98,9 +105,9 @@ def _items(body: Any) -> Iterator[Any]:
 
 
 def _upstream(body: Any) -> Any:
-    """The HTTP response that a file reads, if it is one of http.client or urllib3; else None.
+    """The response of http.client or urllib3 that `body` reads from, or None.
 
-    It may be read through a buffer or a decoder, and requests has it as ``raw``.
+    There may be a buffer or a decoder in between, and requests keeps it as ``raw``.
     """
     for _ in range(3):
         if hasattr(body, "chunk_left"):
@@ -110,10 +117,10 @@ def _upstream(body: Any) -> Any:
 
 
 def _whole(items: Iterator[Any], upstream: Any) -> Iterator[Any]:
-    """The items, and then EOFError if the connection of `upstream` was lost before its end.
+    """The items. Raises EOFError at their end if the connection of `upstream` broke off before.
 
-    A response that is read in pieces gives b"" for that, as for its end: http.client always,
-    urllib3 before its second edition, or where it is told to. But both count what is left.
+    A read returns b"" for that, too: always in http.client, and in urllib3 before version 2 or
+    where it is configured so. Both count the bytes that are left.
     """
     yield from items
     left = getattr(upstream, "length_remaining", None)  # urllib3's
@@ -126,9 +133,9 @@ def _whole(items: Iterator[Any], upstream: Any) -> Iterator[Any]:
 def measured(
     chunks: Iterator[bytes], length: int, name: str, fields: Callable[[], dict[str, object]]
 ) -> Iterator[bytes]:
-    """The chunks of a body of `length` bytes. Raises StreamAborted if it is not as long.
+    """The chunks of a body of `length` bytes. Raises StreamAborted if there are more or less.
 
-    name: what it is called in logs. fields: gives what else a log record says of it.
+    name: of the stream, for the log. fields: returns the ``extra`` of a log record.
     """
     left = length
     for chunk in chunks:
@@ -150,11 +157,28 @@ def measured(
         raise StreamAborted(f"{name}: shorter than its Content-Length")
 
 
-class Chunks(Iterator[bytes]):
-    """The chunks of a body, and the duty to close what they come from.
+class Sender(Protocol):
+    """What a body needs of its response to become a WSGI iterable."""
 
-    `body` is any body that :func:`check` allows, `encode` makes bytes of each of its items;
-    empty chunks are left out. ``close()`` closes the body's iterator and the body itself, once.
+    @property
+    def options(self) -> Any:
+        """The StreamOptions."""
+
+    def as_stream(self, environ: Any, chunks: Iterator[bytes]) -> Any:
+        """The Stream that sends `chunks`."""
+
+    def closing_apart(self) -> Callable[[], object] | None:
+        """What to call at the end in place of the response's close(), if anything is needed.
+
+        It does not hold the response, for those that last much longer than a request.
+        """
+
+
+class Chunks:
+    """An iterator of the chunks of a body, and the duty to close what they come from.
+
+    body: any that :func:`check` allows. encode: makes bytes of an item; empty chunks are left
+    out. ``close()`` closes the body and its iterator, once.
     """
 
     __slots__ = ("_body", "_chunks", "_closed", "_encode", "_iterator")
@@ -168,7 +192,7 @@ class Chunks(Iterator[bytes]):
         self._closed = False
 
     def __iter__(self) -> Iterator[bytes]:
-        # what it returns has no frame of ours between two chunks
+        # the iterator is C, so no frame of ours runs between two chunks
         if self._chunks is None:
             self._iterator = _items(self._body)
             self._chunks = filter(None, map(self._encode, self._iterator))
@@ -176,6 +200,11 @@ class Chunks(Iterator[bytes]):
 
     def __next__(self) -> bytes:
         return next(iter(self))
+
+    def as_wsgi(self, environ: Any, response: Sender) -> Iterable[bytes]:
+        """The WSGI iterable of a response with this body, whose head has been made."""
+        stream: Iterable[bytes] = response.as_stream(environ, self)
+        return stream
 
     def close(self) -> None:
         """Close the iterator, if there is one, and the body; further calls do nothing."""
@@ -190,3 +219,11 @@ class Chunks(Iterator[bytes]):
         finally:
             if hasattr(body, "close"):
                 body.close()
+
+
+class EventBody:
+    """A body that only an event stream can carry, and that makes its own chunks."""
+
+    def as_chunks(self) -> Chunks:
+        """The blocks of its events, as they are sent."""
+        raise NotImplementedError

@@ -1,22 +1,24 @@
-"""SubscriptionBody: a subscription as the body of a response, on a server that can park its socket.
+"""A subscription as the body of a response.
 
-Any server may iterate it; then it is a Stream like all others. StreamWorker parks it instead:
-the greenlet of the request sends what is in the log already, leaves the socket to a
-ParkedSubscriber, and ends.
+On most servers it is a Stream like all others. On a server that can take over the socket it is a
+SubscriptionBody. StreamWorker parks that: the greenlet of the request sends what is in the log,
+hands the socket to a ParkedSubscriber, and ends.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from .. import sse
+from ..bodies.sources import Chunks, Sender
 from ..exceptions import ClientStalled
 from ..logs import logger
-from ..sse import opening
 from ..streaming.connection import Connection
 from ..streaming.endings import FAILED, FAREWELL
+from ..streaming.environ import CONNECTION
 from ..streaming.options import StreamOptions
 from ..streaming.record import CloseReason
 from ..streaming.stream import Stream
@@ -25,9 +27,8 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
     from .parked import ParkedSubscriber
-    from .subscription import Subscription
 
-__all__ = ["SubscriptionBody"]
+__all__ = ["SubscriptionBody", "SubscriptionChunks"]
 
 log = logger(__name__)
 
@@ -36,14 +37,15 @@ PIECE = 64 * 1024
 
 
 class SubscriptionBody:
-    """The events of `subscription` for a WSGI server. stream: makes the Stream to iterate.
+    """The events of a subscription, for a WSGI server that may park its socket.
 
-    close: frees what else the response holds.
+    subscription: a Subscription; the module of that imports this one.
+    stream: makes the Stream, for a server that iterates nevertheless. close: called at the end.
     """
 
     def __init__(
         self,
-        subscription: Subscription,
+        subscription: Any,
         stream: Callable[[], Stream],
         close: Callable[[], object] | None,
         environ: WSGIEnvironment,
@@ -87,8 +89,10 @@ class SubscriptionBody:
     ) -> None:
         """Send what there is, and leave the rest to a ParkedSubscriber on what `detach` gives.
 
-        done: called at the end, if given, with the bytes that were sent. The end may be here:
-        where the client is gone, or the log fails, which is logged and told by an event.
+        detach: returns the socket's descriptor, which is the subscriber's from then on.
+        done: called at the end, if given, with the bytes that were sent. The end can come
+            within this call: if the client left, or if reading the log fails, which is logged
+            and told to the client by an event.
         """
         from .parked import ParkedSubscriber
 
@@ -102,7 +106,7 @@ class SubscriptionBody:
         connection.limit(self._options.send_timeout or None)
         reason: CloseReason | None = CloseReason.DISCONNECTED
         try:
-            reason = self._send_past(subscriber, connection, opening(environ["REQUEST_METHOD"]))
+            reason = self._send_past(subscriber, connection, sse.opening(environ["REQUEST_METHOD"]))
         except ClientStalled:
             reason = CloseReason.STALLED
         except OSError:
@@ -148,3 +152,20 @@ def _ended(
     finally:
         if done is not None:
             done(sent)
+
+
+class SubscriptionChunks(Chunks):
+    """The blocks of a subscription, which a server may send without iterating them."""
+
+    __slots__ = ("_subscription",)
+
+    def __init__(self, subscription: Any) -> None:
+        super().__init__(subscription.blocks(), sse.encode)
+        self._subscription = subscription
+
+    def as_wsgi(self, environ: WSGIEnvironment, response: Sender) -> Iterable[bytes]:
+        connection: Connection | None = environ.get(CONNECTION)
+        if connection is None or not connection.can_park:
+            return super().as_wsgi(environ, response)
+        stream, close = partial(response.as_stream, environ, self), response.closing_apart()
+        return SubscriptionBody(self._subscription, stream, close, environ, response.options)

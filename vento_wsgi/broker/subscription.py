@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from .. import sse
+from ..bodies.sources import EventBody
 from ..exceptions import BrokerError
 from ..streaming.pumps import cooperative
 from .backends.event_log import EventLog, Position, Topics
+from .body import SubscriptionChunks
 from .frames import Frame, Slow, gap, mark
 from .queue import SubscriberQueue
 
@@ -28,7 +30,7 @@ SILENCE = 14.0
 is the only sign that it left. Less than the 15 after which any heartbeat is due."""
 
 
-class Subscription(Iterator[sse.Event]):
+class Subscription(EventBody, Iterator[sse.Event]):
     """An iterator of every event of its topics, each once and in order; it waits for the next.
 
     As the items of ``ctx.sse`` it sends them to a browser. Each event has an id; ``last_id`` is
@@ -80,6 +82,10 @@ class Subscription(Iterator[sse.Event]):
         self._inbox.close()
 
     # for a browser
+
+    def as_chunks(self) -> SubscriptionChunks:
+        """The body of an event stream, which some servers send without a greenlet."""
+        return SubscriptionChunks(self)
 
     def blocks(self) -> Iterator[bytes]:
         """The events as blocks, and marks in between. Ends where the subscriber is dismissed."""

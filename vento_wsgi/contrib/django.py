@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
     from typing_extensions import Unpack
 
-    from ..context import HeadersLike, StreamOptionsDict
+    from ..context import HeadersLike, StreamOptionArguments
 
 __all__ = ["file", "last_event_id", "sse", "stream"]
 
@@ -70,11 +70,11 @@ def stream(
     *,
     status: int = 200,
     headers: HeadersLike = None,
-    **policies: Unpack[StreamOptionsDict],
+    **options: Unpack[StreamOptionArguments],
 ) -> StreamingHttpResponse:
     """``Context.stream`` as a response of Django."""
     response = Context(request.META).stream(
-        _in_view(body), content_type, status=status, headers=headers, **policies
+        _in_view(body), content_type, status=status, headers=headers, **options
     )
     return _Streaming(request, response)
 
@@ -84,10 +84,10 @@ def sse(
     events: Iterable[object],
     *,
     headers: HeadersLike = None,
-    **policies: Unpack[StreamOptionsDict],
+    **options: Unpack[StreamOptionArguments],
 ) -> StreamingHttpResponse:
     """``Context.sse`` as a response of Django."""
-    response = Context(request.META).sse(_in_view(events), headers=headers, **policies)
+    response = Context(request.META).sse(_in_view(events), headers=headers, **options)
     return _Streaming(request, response)
 
 

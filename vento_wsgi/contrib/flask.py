@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-    from ..context import HeadersLike, StreamOptionsDict
+    from ..context import HeadersLike, StreamOptionArguments
 
 __all__ = ["file", "last_event_id", "sse", "stream"]
 
@@ -42,20 +42,23 @@ def stream(
     *,
     status: int = 200,
     headers: HeadersLike = None,
-    **policies: Unpack[StreamOptionsDict],
+    **options: Unpack[StreamOptionArguments],
 ) -> FlaskResponse:
     """``Context.stream`` as a response of the current application."""
     response: FlaskResponse = _context().stream(
-        _kept(body), content_type, status=status, headers=headers, **policies
+        _kept(body), content_type, status=status, headers=headers, **options
     )
     return response
 
 
 def sse(
-    events: Iterable[object], *, headers: HeadersLike = None, **policies: Unpack[StreamOptionsDict]
+    events: Iterable[object],
+    *,
+    headers: HeadersLike = None,
+    **options: Unpack[StreamOptionArguments],
 ) -> FlaskResponse:
     """``Context.sse`` as a response of the current application."""
-    response: FlaskResponse = _context().sse(_kept(events), headers=headers, **policies)
+    response: FlaskResponse = _context().sse(_kept(events), headers=headers, **options)
     return response
 
 

@@ -81,7 +81,7 @@ bytes that do not fit into the client's buffer until more input comes. WHOLE, fo
 known: the smallest result first.
 """
 
-_OF_BYTES = ("Content-Range", "Content-Digest", "Content-MD5", "Digest", "Repr-Digest")
+_OF_BYTES = frozenset(("content-range", "content-digest", "content-md5", "digest", "repr-digest"))
 """Headers that describe the exact bytes of the body, and so forbid to change them."""
 
 
@@ -116,15 +116,16 @@ def compress(
         several = status == 206 and kind == "multipart/byteranges"
         if not (matches(kind) or several) or (response.is_file and not files):
             return None
-        if "no-transform" in headers.get("Cache-Control", "").lower():
+        names = {name.lower(): value for name, value in headers}
+        if "no-transform" in names.get("cache-control", "").lower():
             return None
-        if status < 200 or status == 204 or "Content-Encoding" in headers:
+        if status < 200 or status == 204 or "content-encoding" in names:
             return None
         vary(headers, "Accept-Encoding")
         known = response.is_sequence
         choose = whole if known else live
         name = choose(environ.get("HTTP_ACCEPT_ENCODING"))
-        if name is None or status == 206 or any(field in headers for field in _OF_BYTES):
+        if name is None or status == 206 or not _OF_BYTES.isdisjoint(names):
             return None
         if status == 304:  # its headers are those of the response that would be compressed
             _weaken(response)
@@ -157,7 +158,7 @@ def compress(
 
     def offer(response: WerkzeugResponse) -> None:
         if isinstance(response, Response):
-            response.code = partial(code, response)
+            response.choose_encoder = partial(code, response)
 
     return compressed
 
