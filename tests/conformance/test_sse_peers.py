@@ -24,7 +24,6 @@ from support.servers import ROOT, serve
 
 from vento_wsgi import Event, decode, sse
 
-HERE = Path(__file__).resolve().parents[1]
 CORPUS = list(events())
 
 FLAGS = (
@@ -47,7 +46,7 @@ def missing(what: str) -> NoReturn:
 @pytest.fixture(scope="module")
 def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     tmp = tmp_path_factory.mktemp("corpus")
-    with serve("gunicorn-gevent", "apps.sse_corpus:app", cwd=HERE, tmp=tmp) as running:
+    with serve("gunicorn-gevent", "apps.sse_corpus:app", tmp=tmp) as running:
         yield f"http://{running.host}:{running.port}"
 
 

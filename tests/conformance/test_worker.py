@@ -15,7 +15,6 @@ import select
 import signal
 import socket
 import ssl
-import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -30,11 +29,10 @@ import pytest
 from apps.legacy import content
 from gunicorn.util import write_error
 from support import servers
-from support.servers import Body, Head, Raw, Running, connect, eventually, serve
+from support.servers import Body, Head, Raw, Running, connect, eventually, reset_on_close, serve
 
 from vento_wsgi.logs import printable
 
-APPS = Path(__file__).resolve().parents[1] / "apps"
 STOCK, OURS = "gunicorn-gevent", "gunicorn-StreamWorker"
 ACCESS = "%(m)s %(U)s %(q)s %(s)s %(B)s"
 
@@ -1090,7 +1088,7 @@ def run_legacy(
     env = {"JOURNAL": str(tmp / "journal"), "FILES": str(tmp / "files"), **(env or {})}
     log = [f"--access-logfile={tmp / 'access'}", f"--access-logformat={ACCESS}"]
     options = ("--keep-alive=20", "--no-control-socket", *log, *options)
-    with serve(server, "legacy:app", cwd=APPS, tmp=tmp, env=env, options=options) as running:
+    with serve(server, "apps.legacy:app", tmp=tmp, env=env, options=options) as running:
         yield Server(running, tmp)
 
 
@@ -1259,7 +1257,7 @@ def test_a_client_that_leaves_ends_its_generator_at_the_next_write(
 ) -> None:
     with connect(server.running) as raw:
         raw.request("GET", f"/steps?name={name}&opening=yes")
-        raw.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reset_on_close(raw.sock)
     let(server.running, name, times=3)
     eventually(lambda: f"{name}: GeneratorExit" in server.journal.read_text())
 
@@ -1330,7 +1328,7 @@ def vento(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     options = [f"--access-logfile={tmp / 'access'}", f"--access-logformat={ACCESS}"]
     options += ["--no-control-socket", "--keep-alive=20"]
     with serve(
-        OURS, "gunicorn_app:app", cwd=APPS, tmp=tmp, env={"FILES": str(tmp)}, options=options
+        OURS, "apps.gunicorn_app:app", tmp=tmp, env={"FILES": str(tmp)}, options=options
     ) as running:
         yield Server(running, tmp)
 
@@ -1740,9 +1738,7 @@ def framework(server: str, target: str, tmp: Path) -> Iterator[Running]:
     file = tmp / "large-file.zip"
     file.write_bytes(ZIP)
     options = ["--no-control-socket", "--keep-alive=20"]
-    with serve(
-        server, target, cwd=APPS, tmp=tmp, env={"FILE": str(file)}, options=options
-    ) as running:
+    with serve(server, target, tmp=tmp, env={"FILE": str(file)}, options=options) as running:
         yield running
 
 

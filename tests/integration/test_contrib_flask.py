@@ -11,7 +11,7 @@ import brotli  # type: ignore[import-untyped]
 import flask
 import pytest
 from apps import flask_extensions
-from support.servers import HERE, OPENING, Body, Running, connect, eventually, serve
+from support.servers import OPENING, Body, Running, connect, eventually, serve
 from support.sites import GEVENT, ask, assert_parked, noted, reads, site
 
 from vento_wsgi import BodyError, Broker, StreamAborted, decode
@@ -84,7 +84,7 @@ def extended(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
     tmp = tmp_path_factory.mktemp("extensions")
-    with serve(request.param, "apps.flask_extensions:app", cwd=HERE, tmp=tmp) as running:
+    with serve(request.param, "apps.flask_extensions:app", tmp=tmp) as running:
         yield running
 
 

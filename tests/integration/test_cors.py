@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page
-from support.servers import HERE, serve
-from test_browser import browser  # noqa: F401
+from support.servers import serve
 from werkzeug.test import TestResponse
 
 from vento_wsgi import Context, Response, create_app, create_router
@@ -332,7 +331,7 @@ def test_a_function_that_fails_on_the_response_does_not_leave_it_open() -> None:
 
 
 @pytest.fixture(scope="module")
-def page(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:  # noqa: F811
+def page(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     """A page whose `api` is the address of the application, where it has a cookie."""
     with between(tmp_path_factory.mktemp("cors")) as (home, api), browser.new_context() as context:
         page = context.new_page()
@@ -344,12 +343,11 @@ def page(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @contextmanager
 def between(tmp: Path) -> Iterator[tuple[str, str]]:
-    apps = HERE / "apps"
-    target = "cors_app:app"
-    with serve("gunicorn-StreamWorker", target, cwd=apps, tmp=tmp) as first:
+    target = "apps.cors_app:app"
+    with serve("gunicorn-StreamWorker", target, tmp=tmp) as first:
         home = f"http://{first.host}:{first.port}"
         env = {"ALLOWED": home}
-        with serve("gunicorn-StreamWorker", target, cwd=apps, tmp=tmp, env=env) as second:
+        with serve("gunicorn-StreamWorker", target, tmp=tmp, env=env) as second:
             yield home, f"http://{second.host}:{second.port}"
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 from support.proxies import proxy
-from support.servers import HERE, ROOT, eventually, free_port, serve
+from support.servers import ROOT, eventually, free_port, serve
 
 from vento_wsgi.cli import main
 from vento_wsgi.cli.doctor import findings
@@ -83,9 +83,7 @@ def behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     tmp = tmp_path_factory.mktemp("behind")
     (tmp / "file.txt").write_text(TEXT)
     env = {"FILES": str(tmp)}
-    with serve(
-        "gunicorn-StreamWorker", "doctor_app:app", cwd=HERE / "apps", tmp=tmp, env=env
-    ) as running:
+    with serve("gunicorn-StreamWorker", "apps.doctor_app:app", tmp=tmp, env=env) as running:
         yield f"http://127.0.0.1:{running.port}"
 
 
@@ -172,7 +170,7 @@ def test_headers_are_sent_in_place_of_ours(behind: str, finds: Doctor) -> None:
 
 
 def test_a_sync_worker_is_found(tmp_path: Path, doctor: Doctor) -> None:
-    with serve("gunicorn-sync", "doctor_app:app", cwd=HERE / "apps", tmp=tmp_path) as running:
+    with serve("gunicorn-sync", "apps.doctor_app:app", tmp=tmp_path) as running:
         url = f"http://127.0.0.1:{running.port}/pulse"
         eventually(lambda: "threads" in codes(doctor(url)))
 

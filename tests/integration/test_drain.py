@@ -27,12 +27,11 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from support.gates import Gate
 from support.servers import OPENING, Running, connect, eventually, serve
-from test_servers import Gate
 
 from vento_wsgi.server.drain import STEP, Drain
 
-HERE = Path(__file__).resolve().parents[1]
 MB = 1024 * 1024
 WINDOW = 1.0  # seconds
 GRACE = 30  # seconds
@@ -185,7 +184,6 @@ def seen(
         serve(
             "gunicorn-StreamWorker",
             "apps.engine:app",
-            cwd=HERE,
             tmp=tmp_path_factory.mktemp("drain"),
             env={"FILE": str(download), "VENTO_DRAIN_WINDOW": str(WINDOW)},
             options=options,
@@ -384,9 +382,7 @@ def test_the_worker_is_gone_long_before_it_would_be_killed(seen: Seen) -> None:
 def test_a_client_that_is_still_asking_at_the_end_gets_no_answer(tmp_path: Path) -> None:
     options = ["--graceful-timeout=2", "--keep-alive=60"]
     with (
-        serve(
-            "gunicorn-StreamWorker", "apps.engine:app", cwd=HERE, tmp=tmp_path, options=options
-        ) as running,
+        serve("gunicorn-StreamWorker", "apps.engine:app", tmp=tmp_path, options=options) as running,
         connect(running) as raw,
     ):
         raw.send(b"GET /hello HTTP/1.1\r\nHost: test\r\n\r\n" + PART)  # and it is read
@@ -419,7 +415,6 @@ def test_no_client_is_cut_more_than_once(tmp_path: Path, how: str) -> None:
         serve(
             "gunicorn-StreamWorker",
             "apps.engine:app",
-            cwd=HERE,
             tmp=tmp_path,
             env={"VENTO_DRAIN_WINDOW": str(WINDOW)},
             options=options,

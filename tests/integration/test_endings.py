@@ -13,22 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.servers import (
-    EVENT_SOURCE,
-    OPENING,
-    Body,
-    Raw,
-    Running,
-    connect,
-    eventually,
-    serve,
-)
+from support.servers import EVENT_SOURCE, OPENING, Body, Raw, Running, connect, eventually, serve
 from werkzeug.test import create_environ
 
 from vento_wsgi import Context, Event, StreamAborted, decode
 from vento_wsgi.streaming.stream import FAREWELL, Stream
 
-HERE = Path(__file__).resolve().parents[1]
 STREAM_WORKER = "gunicorn-StreamWorker"
 GEVENT = (STREAM_WORKER, "gunicorn-gevent", "gunicorn-gevent_pywsgi", "gevent-pywsgi")
 KNOWN = (*GEVENT, "gunicorn-gthread", "gunicorn-sync")
@@ -41,7 +31,7 @@ numbers = itertools.count()
 
 @contextmanager
 def served(server: str, tmp: Path, *options: str, **env: str) -> Iterator[Running]:
-    with serve(server, "apps.endings:app", cwd=HERE, tmp=tmp, env=env, options=options) as running:
+    with serve(server, "apps.endings:app", tmp=tmp, env=env, options=options) as running:
         yield running
 
 

@@ -16,10 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from playwright.sync_api import Browser
-from support.servers import HERE
-from support.servers import serve as serve_on
-from test_browser import browser  # noqa: F401
-from test_stream import Source, answer, serve
+from support.in_process import Source, answer, iterate
+from support.servers import serve
 
 from vento_wsgi import BodyError, Response
 from vento_wsgi.formats import Formatted, csv_rows, json_array, multipart_mixed, ndjson
@@ -98,12 +96,12 @@ def test_a_row_that_is_no_json_is_named_by_its_number(bad: object) -> None:
 @pytest.mark.parametrize("lazy", [True, False])
 def test_an_array_that_fails_in_the_middle_is_no_json(lazy: bool) -> None:
     rows = [1, 2, object(), 4]
-    sent, whole = serve(answer(Response(json_array(lazily(rows) if lazy else rows))))
+    sent, whole = iterate(answer(Response(json_array(lazily(rows) if lazy else rows))))
     assert (sent, whole) == (b"[1,\n2", False)
 
 
 def test_an_array_whose_source_fails_is_no_json() -> None:
-    sent, whole = serve(answer(Response(json_array(Source(1, 2, RuntimeError("gone"))))))
+    sent, whole = iterate(answer(Response(json_array(Source(1, 2, RuntimeError("gone"))))))
     assert (sent, whole) == (b"[1,\n2", False)
 
 
@@ -273,7 +271,7 @@ def test_the_headers_of_the_next_frame_follow_a_frame_at_once() -> None:
 
 def test_frames_that_break_off_have_no_closing_delimiter() -> None:
     source = Source(b"1", RuntimeError("unplugged"))
-    sent, whole = serve(answer(Response(multipart_mixed(source, boundary="b"))))
+    sent, whole = iterate(answer(Response(multipart_mixed(source, boundary="b"))))
     assert (sent.endswith(b"1\r\n--b"), whole) == (True, False)
 
 
@@ -409,13 +407,13 @@ def test_what_has_no_rows_is_refused(make: Callable[..., Formatted], rows: Any, 
 @pytest.fixture(scope="module")
 def camera(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     tmp = tmp_path_factory.mktemp("camera")
-    target = "camera_app:app"
-    with serve_on("gunicorn-StreamWorker", target, cwd=HERE / "apps", tmp=tmp) as running:
+    target = "apps.camera_app:app"
+    with serve("gunicorn-StreamWorker", target, tmp=tmp) as running:
         yield f"http://{running.host}:{running.port}"
 
 
 def test_a_browser_shows_each_frame_before_the_next_one_is_there(
-    browser: Browser,  # noqa: F811
+    browser: Browser,
     camera: str,
 ) -> None:
     with browser.new_context() as context:

@@ -6,11 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support.servers import connect, serve
+from support.servers import APPS, connect, serve
 
 from vento_wsgi.server import hooks
-
-APPS = Path(__file__).resolve().parents[1] / "apps"
 
 
 def worker(*without: str) -> Any:
@@ -61,7 +59,7 @@ def test_a_worker_without_a_hook_does_not_serve(tmp_path: Path, change: str) -> 
     options = ("-c", str(tmp_path / "settings.py"), "--no-control-socket")
     with (
         pytest.raises(ChildProcessError, match="ended with 3") as raised,
-        serve("gunicorn-StreamWorker", "receiving:app", cwd=APPS, tmp=tmp_path, options=options),
+        serve("gunicorn-StreamWorker", "apps.receiving:app", tmp=tmp_path, options=options),
     ):
         pass
     log = str(raised.value)
@@ -98,7 +96,7 @@ def test_nothing_that_gunicorn_calls_is_needed_for_the_check(tmp_path: Path, nam
     options = ("-c", str(tmp_path / "settings.py"), "--no-control-socket")
     with (
         pytest.raises(ChildProcessError, match="ended with 3") as raised,
-        serve("gunicorn-StreamWorker", "receiving:app", cwd=APPS, tmp=tmp_path, options=options),
+        serve("gunicorn-StreamWorker", "apps.receiving:app", tmp=tmp_path, options=options),
     ):
         pass
     assert "StreamWorker cannot run here: gunicorn " in str(raised.value)
@@ -135,7 +133,7 @@ def test_http2_is_said_to_be_served_one_after_another(tmp_path: Path) -> None:
     options = ("--http-protocols=h2,h1", "--no-control-socket", "--access-logfile=/dev/null")
     env = {"VENTO_BROKER_URL": "memory://"}
     with serve(
-        "gunicorn-StreamWorker", "receiving:app", cwd=APPS, tmp=tmp_path, options=options, env=env
+        "gunicorn-StreamWorker", "apps.receiving:app", tmp=tmp_path, options=options, env=env
     ) as running:
         assert running.log().count("an HTTP/2 connection are served one after another") == 1
         with connect(running) as raw:

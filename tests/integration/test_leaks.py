@@ -10,14 +10,12 @@ import json
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from support.servers import Raw, Running, connect, eventually, serve
 
 from vento_wsgi.bodies.sources import READ_SIZE
 
-HERE = Path(__file__).resolve().parents[1]
 SERVERS = ("gunicorn-StreamWorker", "gunicorn-gevent", "gunicorn-gevent_pywsgi", "gevent-pywsgi")
 
 WARM = 10  # visits after which caches and pools are filled
@@ -45,7 +43,7 @@ def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
     tmp = tmp_path_factory.mktemp("leaks")
-    with serve(request.param, "apps.leaks:app", cwd=HERE, tmp=tmp) as running:
+    with serve(request.param, "apps.leaks:app", tmp=tmp) as running:
         yield running
 
 

@@ -19,7 +19,6 @@ from support.servers import Running, connect, eventually, serve
 from vento_wsgi.logs import escape, logger, printable
 from vento_wsgi.streaming.environ import ROUTE, request_id, route
 
-HERE = Path(__file__).resolve().parents[1]
 STREAM_WORKER, GEVENT = "gunicorn-StreamWorker", "gunicorn-gevent"
 
 FORGED = "\n[2026-01-01] [1] [ERROR] forged\r\x1b[31m\x00\x07\x7f\x85\x9b\u2028\u202e\u200b\ufeff"
@@ -196,7 +195,7 @@ def serving(
         options = (*options, "--access-logfile", "-")
     if not server.startswith("gunicorn"):
         options = ()
-    with serve(server, "apps.logged:app", cwd=HERE, tmp=tmp, env=env, options=options) as running:
+    with serve(server, "apps.logged:app", tmp=tmp, env=env, options=options) as running:
         yield running
 
 

@@ -25,6 +25,7 @@ from support.servers import (
     EVENT_SOURCE,
     OPENING,
     Body,
+    Chunked,
     Head,
     Raw,
     Running,
@@ -32,7 +33,6 @@ from support.servers import (
     eventually,
     serve,
 )
-from test_engine import Chunked
 from werkzeug.middleware.lint import LintMiddleware
 from werkzeug.test import Client as WerkzeugClient
 
@@ -41,7 +41,6 @@ from vento_wsgi.middleware import StreamGuard
 from vento_wsgi.streaming.stream import FAILED
 from vento_wsgi.testing import Client
 
-HERE = Path(__file__).resolve().parents[1]
 STREAM_WORKER = "gunicorn-StreamWorker"
 GEVENT = (STREAM_WORKER, "gunicorn-gevent")
 FRAMEWORKS = ("flask", "django", "bottle", "falcon", "pyramid")
@@ -58,7 +57,7 @@ def server(
 ) -> Iterator[Running]:
     tmp = tmp_path_factory.mktemp("guarded")
     env = {"JOURNAL": str(tmp / "journal"), "FILES": str(tmp)}
-    with serve(request.param, "apps.guarded:app", cwd=HERE, tmp=tmp, env=env) as running:
+    with serve(request.param, "apps.guarded:app", tmp=tmp, env=env) as running:
         yield running
 
 
@@ -439,7 +438,7 @@ def test_a_stream_of_ours_keeps_its_own_promises(server: Running, told: Told) ->
 def test_a_worker_that_stops_ends_the_event_streams_of_every_framework(tmp_path: Path) -> None:
     env = {"VENTO_DRAIN_WINDOW": "0.1"}
     with (
-        serve(STREAM_WORKER, "apps.guarded:app", cwd=HERE, tmp=tmp_path, env=env) as running,
+        serve(STREAM_WORKER, "apps.guarded:app", tmp=tmp_path, env=env) as running,
         ExitStack() as stack,
     ):
         raws = [stack.enter_context(connect(running)) for _ in FRAMEWORKS]

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.servers import HERE, ROOT, Raw, Running, connect, eventually, serve
+from support.servers import APPS, ROOT, Raw, Running, connect, eventually, serve
 
 from vento_wsgi.cli import main
 from vento_wsgi.cli.terminal import width
@@ -60,9 +60,7 @@ def server(home: Path, tmp_path: Path) -> Iterator[Running]:
 
 def started(tmp: Path, *options: str) -> Any:
     workers = options or ("--workers=2",)
-    return serve(
-        "gunicorn-StreamWorker", "top_app:app", cwd=HERE / "apps", tmp=tmp, options=workers
-    )
+    return serve("gunicorn-StreamWorker", "apps.top_app:app", tmp=tmp, options=workers)
 
 
 def sockets(home: Path) -> list[Path]:
@@ -217,7 +215,7 @@ def hostile(home: Path, server: Running) -> Iterator[Path]:
     folder = home / "vento-wsgi-65534"
     folder.mkdir(mode=0o700)
     os.chown(folder, 65534, 65534)
-    source = (HERE / "apps" / "hostile_workers.py").read_text()
+    source = (APPS / "hostile_workers.py").read_text()
     arguments = [str(folder), str(server.pid), str(home / "vento-wsgi")]
     with subprocess.Popen(
         ["/usr/bin/python3", "-c", source, *arguments],

@@ -10,12 +10,10 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from support.servers import Running, connect, serve
 
-HERE = Path(__file__).resolve().parents[1]
 SERVERS = ("gunicorn-StreamWorker", "gunicorn-gevent", "gunicorn-gevent_pywsgi", "gevent-pywsgi")
 NORMAL = b"\x03\xe8"  # the status code 1000 (RFC 6455, section 7.4.1)
 TEXT, CLOSE = 1, 8
@@ -28,7 +26,7 @@ def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
     tmp = tmp_path_factory.mktemp("websockets")
-    with serve(request.param, "apps.websockets:app", cwd=HERE, tmp=tmp) as running:
+    with serve(request.param, "apps.websockets:app", tmp=tmp) as running:
         yield running
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from support.servers import OPENING, Body, Head, Raw, Running, connect, eventually, serve
 
-HERE = Path(__file__).resolve().parents[1]
 STREAM_WORKER = "gunicorn-StreamWorker"
 GEVENT = (STREAM_WORKER, "gunicorn-gevent")
 
@@ -18,7 +17,7 @@ GEVENT = (STREAM_WORKER, "gunicorn-gevent")
 @contextmanager
 def site(server: str, tmp: Path) -> Iterator[Running]:
     env = {"VENTO_DRAIN_WINDOW": "0.1"}
-    with serve(server, "apps.legacy_sites:app", cwd=HERE, tmp=tmp, env=env) as running:
+    with serve(server, "apps.legacy_sites:app", tmp=tmp, env=env) as running:
         yield running
 
 
