@@ -1,14 +1,22 @@
 """Absurd dates, lengths, numbers, charsets and bytes are refused or read, and never a 500."""
 
-import pytest
-from support.fixtures import served
-from support.servers import STREAM_WORKER, Running, connect
+from collections.abc import Iterator
 
-running = served(
-    "apps.absurd:app",
-    STREAM_WORKER,
-    options=("--limit-request-line=0", "--limit-request-field_size=0"),
-)
+import pytest
+from conformance.differential.better import PARSERS
+from support.servers import STREAM_WORKER, Running, connect, serve
+
+
+@pytest.fixture(scope="module", params=PARSERS)
+def running(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
+    parser = f"--http-parser={request.param}"
+    options = ("--limit-request-line=0", "--limit-request-field_size=0", parser)
+    tmp = tmp_path_factory.mktemp("absurd")
+    with serve(STREAM_WORKER, "apps.absurd:app", tmp=tmp, options=options) as running:
+        yield running
+
 
 NINES = b"9" * 5_000
 

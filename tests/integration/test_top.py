@@ -27,8 +27,8 @@ from support.servers import APPS, ROOT, Raw, Running, connect, eventually, serve
 
 from vento_wsgi.cli import main
 from vento_wsgi.cli.terminal import width
+from vento_wsgi.cli.top import command as top_module
 from vento_wsgi.cli.top.screen import screen
-from vento_wsgi.server import top as top_module
 from vento_wsgi.server.drain import KEPT, Drain
 from vento_wsgi.server.status import folder, is_private
 from vento_wsgi.streaming.stream import Stream
@@ -124,7 +124,7 @@ def test_streams_of_every_kind_are_shown(server: Running, top: Top) -> None:
         told = top()
         assert sum(worker["streams"] for worker in told["workers"]) == 4
         assert told["master"] == server.pid
-        assert told["name"] == "top_app:app"
+        assert told["name"] == "apps.top_app:app"
         assert told["listening"] == [f"127.0.0.1:{server.port}"]
         assert {worker["draining"] for worker in told["workers"]} == {False}
 
@@ -254,7 +254,7 @@ def test_no_other_user_keeps_root_from_its_own_servers(server: Running) -> None:
             done = command("--json", *arguments)
             assert (done.returncode, done.stderr) == (0, "")
             told = json.loads(done.stdout)
-            assert (told["master"], told["name"]) == (server.pid, "top_app:app")
+            assert (told["master"], told["name"]) == (server.pid, "apps.top_app:app")
             assert len(told["workers"]) == 2, "no other user's among them"
             assert [worker.get("blocked") for worker in told["workers"]] == [None] * 2
             assert list(rows(told)) == ["<name>"]
@@ -286,7 +286,7 @@ def test_what_other_users_say_is_shown_to_root_escaped_and_bounded(hostile: Path
 def test_a_user_who_is_not_root_is_shown_no_other_users_streams(home: Path) -> None:
     # argparse imports locale late, where the other user may not read the standard library
     code = "import locale, os, sys; from pathlib import Path; from vento_wsgi.cli import main; "
-    code += "from vento_wsgi.server import top; os.setgroups([]); os.setgid(65533); "
+    code += "from vento_wsgi.cli.top import command; os.setgroups([]); os.setgid(65533); "
     code += "os.setuid(65533); sys.exit(main(['top', '--json', *sys.argv[1:]]))"
     for more in ({}, {"XDG_RUNTIME_DIR": str(home)}):
         done = subprocess.run(
@@ -445,7 +445,7 @@ def test_it_is_shown_once_for_scripts(
         assert main(["top", "--once", str(server.pid)]) == 0
     title, _, head, row = capsys.readouterr().out.splitlines()
     assert title.startswith(
-        f"top_app:app ({server.pid}), 127.0.0.1:{server.port}, 2 workers, 1 stream"
+        f"apps.top_app:app ({server.pid}), 127.0.0.1:{server.port}, 2 workers, 1 stream"
     )
     columns = ["WORKER", "AGE", "STATE", "STILL", "BYTES", "RATE", "BACKLOG", "CLIENT", "ROUTE"]
     assert head.split() == columns
