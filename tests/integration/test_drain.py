@@ -22,11 +22,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from support.closing import Closing
 from support.gates import Gate
 from support.servers import OPENING, Running, connect, eventually, serve
 
@@ -87,7 +87,7 @@ class Client:
                 return b"".join(chunks)
 
 
-class Crowd:
+class Crowd(Closing):
     """Clients of one server, and the one loop that reads for those that listen."""
 
     def __init__(self, running: Running) -> None:
@@ -121,15 +121,7 @@ class Crowd:
 
         eventually(read, PATIENCE, self._running.log)
 
-    def __enter__(self) -> "Crowd":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._stack.close()
 
 

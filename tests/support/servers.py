@@ -196,10 +196,12 @@ def eventually(
 ) -> None:
     """Wait until `condition()` holds; on a busy machine that may take long."""
     deadline = time.monotonic() + timeout
+    pause = 0.001
     while not condition():
         if time.monotonic() > deadline:
             pytest.fail(f"not so within {timeout:g} s: {explain()}")
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.02)
 
 
 # How each server is started.
