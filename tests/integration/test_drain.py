@@ -442,6 +442,8 @@ def test_no_client_is_cut_more_than_once(tmp_path: Path, how: str) -> None:
         assert max(cuts) == 1
         assert cuts == [1] * 60 or how == "TERM"
         assert "Traceback" not in running.log()
+        # nor would those that took their places, and the server would wait for them
+        eventually(lambda: len(list(started.iterdir())) == 3 + len(stopping))
 
 
 def tcp() -> list[list[str]]:
