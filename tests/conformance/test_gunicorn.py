@@ -10,7 +10,6 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from itertools import count
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -25,8 +24,6 @@ from werkzeug.test import Client, EnvironBuilder
 from vento_wsgi import StreamAborted
 
 DATA = os.urandom(1 << 20)  # more than one write, and than a socket's buffer holds
-
-numbers = count()
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +50,6 @@ def running(tmp_path_factory: pytest.TempPathFactory, files: Path) -> Iterator[R
 def raw(running: Running) -> Iterator[Raw]:
     with connect(running) as raw:
         yield raw
-
-
-@pytest.fixture
-def name() -> str:
-    """The name of a stream that no other test has."""
-    return f"stream{next(numbers)}"
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from django.http import (  # type: ignore[import-untyped]
 )
 from django.test import Client, RequestFactory  # type: ignore[import-untyped]
 from django.utils import translation  # type: ignore[import-untyped]
-from support.servers import OPENING, Body, Running, connect, eventually
-from support.sites import GEVENT, ask, assert_parked, noted, reads, site, tell
+from support.servers import OPENING, Body, Running, connect, eventually, get
+from support.sites import GEVENT, assert_parked, noted, reads, served_sites, tell
 
 from vento_wsgi import BodyError, Broker, StreamAborted
 from vento_wsgi.contrib.django import file, last_event_id, sse, stream
@@ -30,12 +30,7 @@ GZIP = "Accept-Encoding: gzip"
 ROWS = "".join(f"row {number}\n" for number in range(100)).encode()
 
 
-@pytest.fixture(scope="module", params=[*GEVENT, "gunicorn-gthread"])
-def server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Running]:
-    with site(request.param, tmp_path_factory.mktemp("django")) as running:
-        yield running
+server = served_sites(*GEVENT, "gunicorn-gthread")
 
 
 under_gevent = pytest.mark.parametrize("server", GEVENT, indirect=True)
@@ -49,7 +44,7 @@ def no_connections(server: Running) -> None:
 
 
 def test_a_stream_of_the_database_holds_no_connection_after_it(server: Running) -> None:
-    head, body = ask(server, "/django/rows")
+    head, body = get(server, "/django/rows")
     assert body == Body(ROWS, complete=True)
     assert head.headers["Content-Type"] == "text/csv"
     assert head.headers["X-Own"] == "yes"
@@ -90,17 +85,17 @@ def test_a_subscription_is_parked_and_holds_no_connection(server: Running) -> No
     assert_parked(server, "/django/live/news")
     no_connections(server)
     eventually(lambda: finished() >= before + 6)
-    assert ask(server, "/django/rows")[1].complete
+    assert get(server, "/django/rows")[1].complete
     eventually(lambda: finished() >= before + 7)
     assert finished() == before + 7, "each once"
     assert "Traceback" not in server.log()
 
 
 def test_events_have_their_id(server: Running) -> None:
-    head, body = ask(server, "/django/live/events", "Last-Event-ID: 7", GZIP)
+    head, body = get(server, "/django/live/events", "Last-Event-ID: 7", GZIP)
     assert head.headers["X-Accel-Buffering"] == "no"
     assert body == Body(b':\nretry: 3000\ndata: {"last":"7"}\n\n', complete=True)
-    wrong = ask(server, "/django/live/events", f"Last-Event-ID: {'7' * 2000}")[0]
+    wrong = get(server, "/django/live/events", f"Last-Event-ID: {'7' * 2000}")[0]
     assert wrong.status == 400
 
 
@@ -110,33 +105,28 @@ ADA = "ada id of ada de Januar Asia/Tokyo /django/ apps.legacy_sites"
 NOBODY = "nobody none en-us January America/Chicago /django/ apps.legacy_sites"
 
 
-@pytest.fixture(scope="module", params=[*GEVENT, "gunicorn-gthread", "gunicorn-sync"])
-def any_server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Running]:
-    with site(request.param, tmp_path_factory.mktemp("django")) as running:
-        yield running
+any_server = served_sites(*GEVENT, "gunicorn-gthread", "gunicorn-sync")
 
 
 def test_a_body_sees_what_its_view_saw(any_server: Running) -> None:
     for user in ("ada", "bob", None):
         of = f"?as={user}" if user else ""
         view = ADA.replace("ada", user) if user else NOBODY
-        body = ask(any_server, f"/django/remembers/generator{of}")[1]
+        body = get(any_server, f"/django/remembers/generator{of}")[1]
         assert body.complete
         *lines, changed = body.data.decode().splitlines()
         assert lines == [view, view]
         assert changed.startswith("another another fr janvier Europe/Paris")
         noted(any_server, f"django view: {view}", f"django finally: {changed}")
-        iterable = ask(any_server, f"/django/remembers/iterable{of}")[1]
+        iterable = get(any_server, f"/django/remembers/iterable{of}")[1]
         assert iterable.data.decode().splitlines() == [view, view]
         noted(any_server, f"django closed: {view}")
 
 
 def test_events_see_what_their_view_saw(any_server: Running) -> None:
-    data = ask(any_server, "/django/remembers/sse?as=ada")[1].data.decode()
+    data = get(any_server, "/django/remembers/sse?as=ada")[1].data.decode()
     assert data.count(ADA) == 2
-    assert NOBODY in ask(any_server, "/django/remembers/sse")[1].data.decode()
+    assert NOBODY in get(any_server, "/django/remembers/sse")[1].data.decode()
 
 
 def test_what_a_body_changes_is_not_there_in_the_next_request(server: Running) -> None:
@@ -150,7 +140,7 @@ def test_what_a_body_changes_is_not_there_in_the_next_request(server: Running) -
 @under_gevent
 def test_what_a_body_sets_on_a_connection_is_not_there_in_the_next_stream(server: Running) -> None:
     for _ in range(3):
-        assert ask(server, "/django/tenant")[1].data == b"tenant None\n1\n2\n"
+        assert get(server, "/django/tenant")[1].data == b"tenant None\n1\n2\n"
 
 
 @under_gevent
@@ -162,7 +152,7 @@ def test_a_body_that_its_client_leaves_sees_what_its_view_saw(server: Running) -
 
 
 def test_a_body_that_nobody_reads_is_closed_as_its_view(any_server: Running) -> None:
-    ask(any_server, "/django/remembers/iterable?as=eve", method="HEAD")
+    get(any_server, "/django/remembers/iterable?as=eve", method="HEAD")
     noted(any_server, f"django closed: {ADA.replace('ada', 'eve')}")
 
 
@@ -170,7 +160,7 @@ def test_a_body_that_nobody_reads_is_closed_as_its_view(any_server: Running) -> 
 
 
 def test_cookies_leave_as_the_view_wrote_them(server: Running) -> None:
-    head, body = ask(server, "/django/cookies")
+    head, body = get(server, "/django/cookies")
     assert body.data == b"a"
     assert [parsed(cookie) for cookie in head.headers.getlist("Set-Cookie")] == [
         parsed(cookie) for cookie in legacy_sites.COOKIES
@@ -192,21 +182,21 @@ def test_middleware_that_compresses_holds_no_event_up(server: Running) -> None:
 
 
 def test_middleware_compresses_a_stream(server: Running) -> None:
-    head, body = ask(server, "/django/rows", GZIP)
+    head, body = get(server, "/django/rows", GZIP)
     assert head.headers["Content-Encoding"] == "gzip"
     assert body.complete
     assert gzip.decompress(body.data) == ROWS
 
 
 def test_middleware_may_replace_the_body_or_drop_it(server: Running) -> None:
-    assert ask(server, "/django/rows?replace=1")[1] == Body(ROWS.upper(), complete=True)
-    assert ask(server, "/django/rows?drop=1")[1].data == b"dropped"
-    assert b"DATA" in ask(server, "/django/live/events?replace=1")[1].data
+    assert get(server, "/django/rows?replace=1")[1] == Body(ROWS.upper(), complete=True)
+    assert get(server, "/django/rows?drop=1")[1].data == b"dropped"
+    assert b"DATA" in get(server, "/django/live/events?replace=1")[1].data
     no_connections(server)
 
 
 def test_a_file_leaves_with_its_ranges_and_validators(server: Running) -> None:
-    head, body = ask(server, "/django/data")
+    head, body = get(server, "/django/data")
     assert body.complete
     assert len(body.data) == 300_000
     with connect(server) as raw:
@@ -214,14 +204,14 @@ def test_a_file_leaves_with_its_ranges_and_validators(server: Running) -> None:
             part = raw.request("GET", "/django/data", "Range: bytes=5-9", GZIP)
             assert (part.status, raw.read_all().data) == (206, body.data[5:10])
             assert part.headers["Vary"] == head.headers["Vary"] == "Accept-Encoding"
-    assert ask(server, "/django/data", f"If-None-Match: {head.headers['ETag']}")[0].status == 304
-    whole = ask(server, "/django/data", GZIP)
+    assert get(server, "/django/data", f"If-None-Match: {head.headers['ETag']}")[0].status == 304
+    whole = get(server, "/django/data", GZIP)
     assert gzip.decompress(whole[1].data) == body.data
     assert whole[0].headers["ETag"].startswith('W/"')
-    length = ask(server, "/django/data", method="HEAD")[0].headers["Content-Length"]
+    length = get(server, "/django/data", method="HEAD")[0].headers["Content-Length"]
     assert length == "300000"
-    assert ask(server, "/django/files/none")[0].status == 404
-    assert ask(server, "/django/files/../data.bin")[0].status == 404
+    assert get(server, "/django/files/none")[0].status == 404
+    assert get(server, "/django/files/../data.bin")[0].status == 404
 
 
 # In this process.

@@ -11,20 +11,15 @@ import brotli  # type: ignore[import-untyped]
 import flask
 import pytest
 from apps import flask_extensions
-from support.servers import OPENING, Body, Running, connect, eventually, serve
-from support.sites import GEVENT, ask, assert_parked, noted, reads, site
+from support.fixtures import served
+from support.servers import OPENING, Body, Running, connect, eventually, get
+from support.sites import GEVENT, assert_parked, noted, reads, served_sites
 
 from vento_wsgi import BodyError, Broker, StreamAborted, decode
 from vento_wsgi.contrib.flask import file, last_event_id, sse, stream
 from vento_wsgi.streaming.stream import FAILED
 
-
-@pytest.fixture(scope="module", params=[*GEVENT, "gunicorn-gthread"])
-def server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Running]:
-    with site(request.param, tmp_path_factory.mktemp("flask")) as running:
-        yield running
+server = served_sites(*GEVENT, "gunicorn-gthread")
 
 
 under_gevent = pytest.mark.parametrize("server", GEVENT, indirect=True)
@@ -35,7 +30,7 @@ under_gevent_extended = pytest.mark.parametrize("extended", GEVENT, indirect=Tru
 
 
 def test_a_generator_has_the_context_of_its_request(server: Running) -> None:
-    head, body = ask(server, "/flask/context?say=here")
+    head, body = get(server, "/flask/context?say=here")
     assert body == Body(b"here /context /flask/\n" * 2, complete=True)
     assert head.headers["X-After"] == "True"
     assert head.headers["X-Own"] == "yes"
@@ -53,7 +48,7 @@ def test_a_client_that_leaves_ends_the_generator_in_its_context(server: Running)
 
 
 def test_a_blueprint_has_events(server: Running) -> None:
-    head, body = ask(server, "/flask/live/events", "Last-Event-ID: 7")
+    head, body = get(server, "/flask/live/events", "Last-Event-ID: 7")
     assert head.headers["X-Accel-Buffering"] == "no"
     assert body == Body(b':\nretry: 3000\ndata: {"last":"7"}\n\n', complete=True)
 
@@ -65,31 +60,25 @@ def test_a_subscription_is_parked(server: Running) -> None:
 
 
 def test_a_file_has_ranges_and_validators(server: Running) -> None:
-    head, body = ask(server, "/flask/data")
+    head, body = get(server, "/flask/data")
     assert body.complete
     assert len(body.data) == 300_000
     assert head.headers["Content-Disposition"].startswith("attachment; filename=")
-    part, some = ask(server, "/flask/data", "Range: bytes=5-9")
+    part, some = get(server, "/flask/data", "Range: bytes=5-9")
     assert (part.status, some.data) == (206, body.data[5:10])
-    assert ask(server, "/flask/data", f"If-None-Match: {head.headers['ETag']}")[0].status == 304
-    assert ask(server, "/flask/files/none")[0].status == 404
-    assert ask(server, "/flask/data", method="HEAD")[0].headers["Content-Length"] == "300000"
+    assert get(server, "/flask/data", f"If-None-Match: {head.headers['ETag']}")[0].status == 304
+    assert get(server, "/flask/files/none")[0].status == 404
+    assert get(server, "/flask/data", method="HEAD")[0].headers["Content-Length"] == "300000"
 
 
 # What after_request functions and extensions do to a body.
 
 
-@pytest.fixture(scope="module", params=[*GEVENT, "gunicorn-gthread"])
-def extended(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Running]:
-    tmp = tmp_path_factory.mktemp("extensions")
-    with serve(request.param, "apps.flask_extensions:app", tmp=tmp) as running:
-        yield running
+extended = served("apps.flask_extensions:app", *GEVENT, "gunicorn-gthread")
 
 
 def notes(server: Running) -> list[str]:
-    told: list[str] = json.loads(ask(server, "/notes")[1].data)
+    told: list[str] = json.loads(get(server, "/notes")[1].data)
     return told
 
 
@@ -102,8 +91,8 @@ def once(server: Running, note: str) -> None:
 def test_whatever_is_done_to_a_native_generator_may_be_done_to_a_stream(
     extended: Running, operation: str
 ) -> None:
-    head, body = ask(extended, f"/native/{operation}")
-    got, data = ask(extended, f"/generator/{operation}")
+    head, body = get(extended, f"/native/{operation}")
+    got, data = get(extended, f"/generator/{operation}")
     assert body.complete
     assert data == Body(body.data.replace(b"native", b"generator"), complete=True) or (
         data == Body(body.data.replace(b"NATIVE", b"GENERATOR"), complete=True)
@@ -112,7 +101,7 @@ def test_whatever_is_done_to_a_native_generator_may_be_done_to_a_stream(
         assert (name in got.headers) == (name in head.headers)
     once(extended, f"closed /generator/{operation}?")
     for kind in ("iterable", "sse", "text", "told"):
-        head, body = ask(extended, f"/{kind}/{operation}")
+        head, body = get(extended, f"/{kind}/{operation}")
         assert (head.status, body.complete) == (200, True)
         text = body.data.decode().lower()
         assert ("text" if kind == "text" else "ü") in text
@@ -128,7 +117,7 @@ def test_a_stream_whose_body_is_read_has_its_ending_told(extended: Running) -> N
     for kind in ("told", "text"):
         for operation in ("nothing", "get_data", "set_data", "freeze", "replace"):
             before = told()
-            assert ask(extended, f"/{kind}/{operation}?told")[0].status == 200
+            assert get(extended, f"/{kind}/{operation}?told")[0].status == 200
             eventually(lambda: told() > before)  # noqa: B023
             assert told() == before + 1
 
@@ -136,19 +125,19 @@ def test_a_stream_whose_body_is_read_has_its_ending_told(extended: Running) -> N
 @pytest.mark.parametrize("kind", ["native", "generator", "iterable"])
 def test_an_etag_that_was_made_of_a_stream_is_found_again(extended: Running, kind: str) -> None:
     path = f"/{kind}/conditional?again"
-    head, body = ask(extended, path)
+    head, body = get(extended, path)
     tag = head.headers["ETag"]
     assert int(head.headers["Content-Length"]) == len(body.data)
-    again = ask(extended, path, f"If-None-Match: {tag}")
+    again = get(extended, path, f"If-None-Match: {tag}")
     assert (again[0].status, again[1].data) == (304, b"")
-    assert ask(extended, path, method="HEAD")[0].headers["ETag"] == tag
+    assert get(extended, path, method="HEAD")[0].headers["ETag"] == tag
     eventually(lambda: notes(extended).count(f"closed {path}") == 3)
 
 
 def test_an_extension_compresses_a_stream(extended: Running) -> None:
     for operation in ("nothing", "get_data"):
         path = f"/generator/{operation}?compressed"
-        head, body = ask(extended, path, "Accept-Encoding: br")
+        head, body = get(extended, path, "Accept-Encoding: br")
         assert head.headers["Content-Encoding"] == "br"
         assert body.complete
         decoded = brotli.decompress(body.data).decode()
@@ -171,9 +160,9 @@ def test_a_stream_that_an_extension_compresses_ends_when_its_client_leaves(
 def test_an_extension_caches_a_stream_that_is_frozen(extended: Running) -> None:
     for kind in ("generator", "sse", "iterable"):
         path = f"/cached/{kind}"
-        first = ask(extended, path)[1]
+        first = get(extended, path)[1]
         assert first.complete
-        assert ask(extended, path)[1] == first
+        assert get(extended, path)[1] == first
         once(extended, f"made {path}?")
         once(extended, f"closed {path}?")
 

@@ -47,11 +47,6 @@ def on(*servers: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("running", servers, indirect=True)
 
 
-@pytest.fixture
-def name() -> str:
-    return f"stream{next(numbers)}"
-
-
 def get(running: Running, path: str) -> Any:
     with connect(running, 30) as raw:
         raw.request("GET", path, "Connection: close")

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
-from support.servers import Raw, Running, connect, eventually, serve
+from support.fixtures import served
+from support.servers import Raw, Running, connect, eventually
 
 from vento_wsgi.bodies.sources import READ_SIZE
 
@@ -38,13 +39,7 @@ CLOSE = "Connection: close"
 everywhere = pytest.mark.parametrize("where", ["bare", "guarded"])
 
 
-@pytest.fixture(scope="module", params=SERVERS)
-def server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Running]:
-    tmp = tmp_path_factory.mktemp("leaks")
-    with serve(request.param, "apps.leaks:app", tmp=tmp) as running:
-        yield running
+server = served("apps.leaks:app", *SERVERS)
 
 
 def census(asks: Raw) -> Counter[str]:

@@ -12,18 +12,13 @@ import openai
 import pytest
 from apps.llm import WORDS
 from httpx_sse import connect_sse
+from support.fixtures import served
 from support.servers import Running, serve
 
 ANSWER = "".join(WORDS)
 
 
-@pytest.fixture(scope="module", params=["gunicorn-StreamWorker", "gunicorn-gevent"])
-def running(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Running]:
-    tmp = tmp_path_factory.mktemp("llm")
-    with serve(request.param, "apps.llm:app", tmp=tmp) as running:
-        yield running
+running = served("apps.llm:app", "gunicorn-StreamWorker", "gunicorn-gevent")
 
 
 def url(running: Running, path: str) -> str:

@@ -7,11 +7,11 @@ own means; below or above a StreamGuard.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from support.servers import Running, connect, eventually, reset_on_close, serve
+from support.fixtures import served
+from support.servers import Running, connect, eventually, reset_on_close
 
 SERVERS = ("gunicorn-StreamWorker", "gunicorn-gevent", "gevent-pywsgi")
 
@@ -25,13 +25,7 @@ PATHS = [
 of_each_path = pytest.mark.parametrize(("order", "app"), PATHS)
 
 
-@pytest.fixture(scope="module", params=SERVERS)
-def server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Running]:
-    tmp = tmp_path_factory.mktemp("observed")
-    with serve(request.param, "apps.observed:app", tmp=tmp) as running:
-        yield running
+server = served("apps.observed:app", *SERVERS)
 
 
 class Told:
