@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -18,8 +17,7 @@ from wsgiref.validate import validator
 import brotli  # type: ignore[import-untyped]
 import pytest
 import zstandard
-from playwright.sync_api import sync_playwright
-from support.chromium import FLAGS
+from playwright.sync_api import Browser
 from support.servers import EVENT_SOURCE, Raw, Running, connect, eventually, serve
 from werkzeug.exceptions import NotFound
 from werkzeug.test import Client, EnvironBuilder, run_wsgi_app
@@ -627,18 +625,11 @@ PAGE = """async ([coding, name]) => {
 }"""
 
 
-def test_chromium_has_each_event_and_each_piece_before_the_next_is_made(running: Running) -> None:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        say = pytest.fail if os.environ.get("CI") else pytest.skip
-        say("there is no chromium on the path")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        try:
-            page = browser.new_page()
-            for coding in CODINGS:
-                page.goto(f"http://{running.host}:{running.port}/")
-                found = page.evaluate(PAGE, [coding, f"chromium-{coding}"])
-                assert found == [[0, 1, 2, 3, 4], coding, 220_001, " ."]
-        finally:
-            browser.close()
+def test_chromium_has_each_event_and_each_piece_before_the_next_is_made(
+    running: Running, browser: Browser
+) -> None:
+    with browser.new_page() as page:
+        for coding in CODINGS:
+            page.goto(f"http://{running.host}:{running.port}/")
+            found = page.evaluate(PAGE, [coding, f"chromium-{coding}"])
+            assert found == [[0, 1, 2, 3, 4], coding, 220_001, " ."]

@@ -34,6 +34,7 @@ import pytest
 from werkzeug.datastructures import Headers
 
 from support.closing import Closing
+from support.missing import missing
 from support.tls import Certificate
 
 OPENING, COMMENT = b":\nretry: 3000\n", b":\n"
@@ -262,13 +263,12 @@ APACHE_PYTHON = Path("/usr/bin/python3")  # Debian's mod_wsgi is built for this 
 def require(server: str) -> None:
     """Skip the test where `server` is not installed; fail it under CI."""
     wanted = MODULES.get(server, ())
-    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+    lacks = [name for name in wanted if importlib.util.find_spec(name) is None]
     if server == "mod_wsgi":
         files = (APACHE, APACHE_MODULES / "mod_wsgi.so", APACHE_PYTHON)
-        missing = [str(path) for path in files if not path.exists()]
-    if missing:
-        say = pytest.fail if os.environ.get("CI") else pytest.skip
-        say(f"{server} needs {', '.join(missing)}")
+        lacks = [str(path) for path in files if not path.exists()]
+    if lacks:
+        missing(f"{server} needs {', '.join(lacks)}")
 
 
 APACHE_CONFIG = """\
