@@ -1,4 +1,4 @@
-"""What is compressed, what is not, and that nothing of a live stream waits in a coder."""
+"""Coded streams on the wire: nothing waits in a coder. Seen raw, by curl and by Chromium."""
 
 from __future__ import annotations
 

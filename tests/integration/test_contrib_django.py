@@ -1,4 +1,4 @@
-"""Streams as Django's responses: by its request factory, and on real servers."""
+"""Streams as Django's responses, on real servers."""
 
 from __future__ import annotations
 

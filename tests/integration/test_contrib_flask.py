@@ -1,4 +1,4 @@
-"""Streams as Flask's responses: by its test client, and on real servers."""
+"""Streams as Flask's responses, on real servers."""
 
 from __future__ import annotations
 

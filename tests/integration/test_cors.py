@@ -1,4 +1,4 @@
-"""cors: who may read a response, by the Fetch standard; the last word is a browser's."""
+"""cors, as a browser sees it: a page of one origin, an application of another."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import pytest
 from playwright.sync_api import Browser, Page
 from support.polyfills import polyfills
 from support.servers import serve
-
-# In a browser: a page of one origin, an application of another.
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Formats: read back by other readers, one row at a time, and visibly broken when they break."""
+"""A stream of camera frames, as a browser shows it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser
 from support.servers import serve
-
-# Frames in a browser.
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What StreamWorker uses of gunicorn and gevent is there, or it does not serve."""
+"""A StreamWorker whose hooks or settings are wrong says so and does not serve."""
 
 from pathlib import Path
 

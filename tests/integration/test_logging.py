@@ -1,4 +1,4 @@
-"""What is logged of streams: that it is printable, has fields, and reaches the right place."""
+"""Where the records of a server's streams go, and that no client can forge one."""
 
 from __future__ import annotations
 

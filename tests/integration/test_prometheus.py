@@ -1,4 +1,4 @@
-"""What the metrics say of streams, in one process and in several."""
+"""What the metrics of several workers say together."""
 
 from __future__ import annotations
 

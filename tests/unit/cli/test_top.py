@@ -13,8 +13,6 @@ from vento_wsgi.cli.top.screen import screen
 from vento_wsgi.server.drain import KEPT, Drain
 from vento_wsgi.streaming.stream import Stream
 
-# What is shown, without a server.
-
 
 def told(at: float, **row: Any) -> dict[str, Any]:
     stream = {

@@ -25,8 +25,6 @@ from vento_wsgi import BodyError, Broker, StreamAborted
 from vento_wsgi.contrib.django import file, last_event_id, sse, stream
 from vento_wsgi.streaming.ticker import process_ticker
 
-# In this process.
-
 
 def request(**headers: str) -> Any:
     return RequestFactory().get("/", headers=headers)

@@ -14,8 +14,6 @@ from vento_wsgi import BodyError, Broker, StreamAborted, decode
 from vento_wsgi.contrib.flask import file, last_event_id, sse, stream
 from vento_wsgi.streaming.stream import FAILED
 
-# By the test client.
-
 
 class Own(flask.Response):
     pass

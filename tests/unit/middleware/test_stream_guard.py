@@ -20,8 +20,6 @@ from vento_wsgi import StreamAborted
 from vento_wsgi.middleware import StreamGuard
 from vento_wsgi.testing import Client
 
-# In this process.
-
 
 def events(_environ: Any, start_response: Any) -> Iterable[bytes]:
     start_response("200 OK", [("Content-Type", "text/event-stream")])
