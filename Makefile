@@ -4,13 +4,23 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 BIN = $(VENV)/bin
 
-.PHONY: run test test-all lint types packages bench clean
+.PHONY: run check test test-all lint types packages bench clean
 
 run: $(VENV)/.installed
 	$(BIN)/vento-wsgi run examples.demo.app:app --host $(HOST) --port $(PORT)
 
+# for daily work, in less than a minute
+check: lint types
+	$(BIN)/python -X dev -m pytest -q -n 2 -m "not redis" tests/unit
+
+# everything; or a part of the tests: make test ARGS="tests/unit/test_sse.py -k retry"
+ifdef ARGS
+test: $(VENV)/.installed-test
+	$(BIN)/python -X dev -m pytest $(ARGS)
+else
 test: packages lint types
-	$(BIN)/python -X dev -m pytest -n 3 --dist loadfile
+	$(BIN)/python -X dev -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+endif
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -1,74 +1,20 @@
 """Absurd dates, lengths, numbers, charsets and bytes are refused or read, and never a 500."""
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
-from support.servers import Running, connect, serve
-from werkzeug.exceptions import HTTPException
-
-from vento_wsgi import Context, Request, Response, create_app, create_router
-
-router = create_router()
+from conformance.differential.better import PARSERS
+from support.servers import STREAM_WORKER, Running, connect, serve
 
 
-@router.get("/int/<int:number>")
-def number(ctx: Context) -> Response:
-    return ctx.text(str(ctx.params["number"])[:20])
-
-
-@router.get("/float/<float:number>")
-def fraction(ctx: Context) -> Response:
-    return ctx.text(str(ctx.params["number"]))
-
-
-@router.get("/file")
-def this_file(ctx: Context) -> Response:
-    return ctx.file(__file__)
-
-
-@router.get("/<path:anything>")
-def any_path(ctx: Context) -> Response:
-    return ctx.text(ctx.path)
-
-
-@router.route("/", methods=["GET", "POST", "PUT"])
-def everything(ctx: Context) -> Response:
-    """Look at all that a request has; what is wrong with one part says nothing about others."""
-    names = [name for name in dir(Request) if not name.startswith("_")]
-    refused = {name: refusal(ctx.request, name) for name in names}
-    for name in ("last_event_id", "path", "query", "url"):
-        refused[f"ctx.{name}"] = refusal(ctx, name)
-    assert all(code is None or 400 <= code < 500 for code in refused.values()), refused
-    return ctx.json(refused)
-
-
-def refusal(item: Any, name: str) -> int | None:
-    """The status with which a part of a request is refused, if it is."""
-    try:
-        value = getattr(item, name, None)
-        if name == "chunks":
-            list(value())  # type: ignore[misc]
-        elif name in ("form", "json", "text"):
-            value()  # type: ignore[misc]
-    except HTTPException as error:
-        return error.code
-    return None
-
-
-app = create_app()
-app.use(router)
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    here = Path(__file__).parent
+@pytest.fixture(scope="module", params=PARSERS)
+def running(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
+    parser = f"--http-parser={request.param}"
+    options = ("--limit-request-line=0", "--limit-request-field_size=0", parser)
     tmp = tmp_path_factory.mktemp("absurd")
-    options = ["--limit-request-line=0", "--limit-request-field_size=0"]
-    with serve(
-        "gunicorn-StreamWorker", "test_absurd_requests:app", cwd=here, tmp=tmp, options=options
-    ) as running:
+    with serve(STREAM_WORKER, "apps.absurd:app", tmp=tmp, options=options) as running:
         yield running
 
 

@@ -8,10 +8,8 @@ import json
 import os
 import signal
 import socket
-import struct
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from itertools import count
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -20,15 +18,12 @@ from wsgiref.validate import validator
 
 import pytest
 from apps.gunicorn_app import app
-from support.servers import Body, Head, Raw, Running, connect, eventually, serve
+from support.servers import Body, Head, Raw, Running, connect, eventually, reset_on_close, serve
 from werkzeug.test import Client, EnvironBuilder
 
 from vento_wsgi import StreamAborted
 
-HERE = Path(__file__).resolve().parents[1]
 DATA = os.urandom(1 << 20)  # more than one write, and than a socket's buffer holds
-
-numbers = count()
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +38,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, files: Path) -> Iterator[R
     tmp = tmp_path_factory.mktemp("gunicorn")
     with serve(
         "gunicorn-gevent",
-        "gunicorn_app:app",
-        cwd=HERE / "apps",
+        "apps.gunicorn_app:app",
         tmp=tmp,
         env={"FILES": str(files)},
         options=["--keep-alive=20"],
@@ -56,12 +50,6 @@ def running(tmp_path_factory: pytest.TempPathFactory, files: Path) -> Iterator[R
 def raw(running: Running) -> Iterator[Raw]:
     with connect(running) as raw:
         yield raw
-
-
-@pytest.fixture
-def name() -> str:
-    """The name of a stream that no other test has."""
-    return f"stream{next(numbers)}"
 
 
 @pytest.fixture
@@ -175,7 +163,7 @@ def test_a_client_that_leaves_before_the_headers_is_no_failure(
 
 def reset(raw: Raw) -> None:
     """Have the connection reset when it is closed, so that the server's next write tells."""
-    raw.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    reset_on_close(raw.sock)
 
 
 # Failures.
@@ -567,8 +555,7 @@ def test_a_server_that_stops_ends_the_streams_that_wait(
     with (
         serve(
             "gunicorn-gevent",
-            "gunicorn_app:app",
-            cwd=HERE / "apps",
+            "apps.gunicorn_app:app",
             tmp=tmp_path,
             env={"FILES": str(files), "NOTE": str(note)},
             options=options,

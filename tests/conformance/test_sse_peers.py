@@ -8,46 +8,29 @@ is to be read. The events are those of apps/sse_corpus.py.
 import base64
 import fcntl
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
 from apps.sse_corpus import as_read, events, garbage
 from httpx_sse import EventSource, ServerSentEvent, connect_sse
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page
+from support.missing import missing
 from support.servers import ROOT, serve
 
 from vento_wsgi import Event, decode, sse
 
-HERE = Path(__file__).resolve().parents[1]
 CORPUS = list(events())
-
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-
-
-def missing(what: str) -> NoReturn:
-    """Skip for want of a peer; under CI every peer has to be there."""
-    (pytest.fail if os.environ.get("CI") else pytest.skip)(what)
 
 
 @pytest.fixture(scope="module")
 def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     tmp = tmp_path_factory.mktemp("corpus")
-    with serve("gunicorn-gevent", "apps.sse_corpus:app", cwd=HERE, tmp=tmp) as running:
+    with serve("gunicorn-gevent", "apps.sse_corpus:app", tmp=tmp) as running:
         yield f"http://{running.host}:{running.port}"
 
 
@@ -220,16 +203,10 @@ LISTEN = """
 
 
 @pytest.fixture(scope="module")
-def page(origin: str) -> Iterator[Page]:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        missing("there is no chromium on the path")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        page = browser.new_page()
+def page(browser: Browser, origin: str) -> Iterator[Page]:
+    with browser.new_page() as page:
         page.goto(origin)
         yield page
-        browser.close()
 
 
 def seen_by_chromium(page: Page, url: str, expected: list[Message]) -> list[Message]:

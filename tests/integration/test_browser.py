@@ -19,7 +19,6 @@ from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect
-from support.chromium import chromium
 from support.servers import ROOT, eventually, serve
 
 PATIENCE = 30_000  # milliseconds for what a busy machine may take long to do
@@ -83,12 +82,6 @@ def read(url: str) -> bytes:
     with urllib.request.urlopen(url, timeout=60) as response:
         body: bytes = response.read()
         return body
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

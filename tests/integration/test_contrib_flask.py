@@ -1,30 +1,17 @@
-"""Streams as Flask's responses: by its test client, and on real servers."""
+"""Streams as Flask's responses, on real servers."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import suppress
-from typing import Any
 
 import brotli  # type: ignore[import-untyped]
-import flask
 import pytest
 from apps import flask_extensions
-from support.servers import HERE, OPENING, Body, Running, connect, eventually, serve
-from support.sites import GEVENT, ask, assert_parked, noted, reads, site
+from support.fixtures import served
+from support.servers import Body, Running, connect, eventually, get
+from support.sites import GEVENT, assert_parked, noted, reads, served_sites
 
-from vento_wsgi import BodyError, Broker, StreamAborted, decode
-from vento_wsgi.contrib.flask import file, last_event_id, sse, stream
-from vento_wsgi.streaming.stream import FAILED
-
-
-@pytest.fixture(scope="module", params=[*GEVENT, "gunicorn-gthread"])
-def server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Running]:
-    with site(request.param, tmp_path_factory.mktemp("flask")) as running:
-        yield running
+server = served_sites(*GEVENT, "gunicorn-gthread")
 
 
 under_gevent = pytest.mark.parametrize("server", GEVENT, indirect=True)
@@ -35,7 +22,7 @@ under_gevent_extended = pytest.mark.parametrize("extended", GEVENT, indirect=Tru
 
 
 def test_a_generator_has_the_context_of_its_request(server: Running) -> None:
-    head, body = ask(server, "/flask/context?say=here")
+    head, body = get(server, "/flask/context?say=here")
     assert body == Body(b"here /context /flask/\n" * 2, complete=True)
     assert head.headers["X-After"] == "True"
     assert head.headers["X-Own"] == "yes"
@@ -53,7 +40,7 @@ def test_a_client_that_leaves_ends_the_generator_in_its_context(server: Running)
 
 
 def test_a_blueprint_has_events(server: Running) -> None:
-    head, body = ask(server, "/flask/live/events", "Last-Event-ID: 7")
+    head, body = get(server, "/flask/live/events", "Last-Event-ID: 7")
     assert head.headers["X-Accel-Buffering"] == "no"
     assert body == Body(b':\nretry: 3000\ndata: {"last":"7"}\n\n', complete=True)
 
@@ -65,31 +52,25 @@ def test_a_subscription_is_parked(server: Running) -> None:
 
 
 def test_a_file_has_ranges_and_validators(server: Running) -> None:
-    head, body = ask(server, "/flask/data")
+    head, body = get(server, "/flask/data")
     assert body.complete
     assert len(body.data) == 300_000
     assert head.headers["Content-Disposition"].startswith("attachment; filename=")
-    part, some = ask(server, "/flask/data", "Range: bytes=5-9")
+    part, some = get(server, "/flask/data", "Range: bytes=5-9")
     assert (part.status, some.data) == (206, body.data[5:10])
-    assert ask(server, "/flask/data", f"If-None-Match: {head.headers['ETag']}")[0].status == 304
-    assert ask(server, "/flask/files/none")[0].status == 404
-    assert ask(server, "/flask/data", method="HEAD")[0].headers["Content-Length"] == "300000"
+    assert get(server, "/flask/data", f"If-None-Match: {head.headers['ETag']}")[0].status == 304
+    assert get(server, "/flask/files/none")[0].status == 404
+    assert get(server, "/flask/data", method="HEAD")[0].headers["Content-Length"] == "300000"
 
 
 # What after_request functions and extensions do to a body.
 
 
-@pytest.fixture(scope="module", params=[*GEVENT, "gunicorn-gthread"])
-def extended(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Running]:
-    tmp = tmp_path_factory.mktemp("extensions")
-    with serve(request.param, "apps.flask_extensions:app", cwd=HERE, tmp=tmp) as running:
-        yield running
+extended = served("apps.flask_extensions:app", *GEVENT, "gunicorn-gthread")
 
 
 def notes(server: Running) -> list[str]:
-    told: list[str] = json.loads(ask(server, "/notes")[1].data)
+    told: list[str] = json.loads(get(server, "/notes")[1].data)
     return told
 
 
@@ -102,8 +83,8 @@ def once(server: Running, note: str) -> None:
 def test_whatever_is_done_to_a_native_generator_may_be_done_to_a_stream(
     extended: Running, operation: str
 ) -> None:
-    head, body = ask(extended, f"/native/{operation}")
-    got, data = ask(extended, f"/generator/{operation}")
+    head, body = get(extended, f"/native/{operation}")
+    got, data = get(extended, f"/generator/{operation}")
     assert body.complete
     assert data == Body(body.data.replace(b"native", b"generator"), complete=True) or (
         data == Body(body.data.replace(b"NATIVE", b"GENERATOR"), complete=True)
@@ -112,7 +93,7 @@ def test_whatever_is_done_to_a_native_generator_may_be_done_to_a_stream(
         assert (name in got.headers) == (name in head.headers)
     once(extended, f"closed /generator/{operation}?")
     for kind in ("iterable", "sse", "text", "told"):
-        head, body = ask(extended, f"/{kind}/{operation}")
+        head, body = get(extended, f"/{kind}/{operation}")
         assert (head.status, body.complete) == (200, True)
         text = body.data.decode().lower()
         assert ("text" if kind == "text" else "ü") in text
@@ -128,7 +109,7 @@ def test_a_stream_whose_body_is_read_has_its_ending_told(extended: Running) -> N
     for kind in ("told", "text"):
         for operation in ("nothing", "get_data", "set_data", "freeze", "replace"):
             before = told()
-            assert ask(extended, f"/{kind}/{operation}?told")[0].status == 200
+            assert get(extended, f"/{kind}/{operation}?told")[0].status == 200
             eventually(lambda: told() > before)  # noqa: B023
             assert told() == before + 1
 
@@ -136,19 +117,19 @@ def test_a_stream_whose_body_is_read_has_its_ending_told(extended: Running) -> N
 @pytest.mark.parametrize("kind", ["native", "generator", "iterable"])
 def test_an_etag_that_was_made_of_a_stream_is_found_again(extended: Running, kind: str) -> None:
     path = f"/{kind}/conditional?again"
-    head, body = ask(extended, path)
+    head, body = get(extended, path)
     tag = head.headers["ETag"]
     assert int(head.headers["Content-Length"]) == len(body.data)
-    again = ask(extended, path, f"If-None-Match: {tag}")
+    again = get(extended, path, f"If-None-Match: {tag}")
     assert (again[0].status, again[1].data) == (304, b"")
-    assert ask(extended, path, method="HEAD")[0].headers["ETag"] == tag
+    assert get(extended, path, method="HEAD")[0].headers["ETag"] == tag
     eventually(lambda: notes(extended).count(f"closed {path}") == 3)
 
 
 def test_an_extension_compresses_a_stream(extended: Running) -> None:
     for operation in ("nothing", "get_data"):
         path = f"/generator/{operation}?compressed"
-        head, body = ask(extended, path, "Accept-Encoding: br")
+        head, body = get(extended, path, "Accept-Encoding: br")
         assert head.headers["Content-Encoding"] == "br"
         assert body.complete
         decoded = brotli.decompress(body.data).decode()
@@ -171,151 +152,8 @@ def test_a_stream_that_an_extension_compresses_ends_when_its_client_leaves(
 def test_an_extension_caches_a_stream_that_is_frozen(extended: Running) -> None:
     for kind in ("generator", "sse", "iterable"):
         path = f"/cached/{kind}"
-        first = ask(extended, path)[1]
+        first = get(extended, path)[1]
         assert first.complete
-        assert ask(extended, path)[1] == first
+        assert get(extended, path)[1] == first
         once(extended, f"made {path}?")
         once(extended, f"closed {path}?")
-
-
-# By the test client.
-
-
-class Own(flask.Response):
-    pass
-
-
-def make(view: Any, response_class: Any = flask.Response) -> flask.Flask:
-    app = flask.Flask(__name__)
-    app.response_class = response_class
-    app.add_url_rule("/", view_func=view, endpoint="view", methods=["GET", "POST"])
-    return app
-
-
-@pytest.mark.parametrize("response_class", [flask.Response, Own])
-@pytest.mark.parametrize(
-    "make_response",
-    [
-        lambda: stream(iter(["a"])),
-        lambda: sse(["a"]),
-        lambda: file(__file__),
-        lambda: sse(Broker("memory://").subscribe("a")),
-    ],
-    ids=["stream", "sse", "file", "subscription"],
-)
-def test_what_is_returned_is_a_response_of_the_application(
-    make_response: Any, response_class: Any
-) -> None:
-    seen: list[Any] = []
-
-    def view() -> Any:
-        seen.append(make_response())
-        return seen[0]
-
-    app = make(view, response_class)
-
-    @app.after_request
-    def after(response: Any) -> Any:
-        assert response is seen[0]
-        response.headers["X-After"] = "yes"
-        return response
-
-    with app.test_client().get("/", buffered=False) as response:
-        assert response.headers["X-After"] == "yes"
-    assert type(seen[0]).__mro__.index(response_class) > 0
-    assert isinstance(seen[0], response_class)
-
-
-def test_the_generator_is_not_begun_by_head_and_is_closed_all_the_same() -> None:
-    class Source:
-        closed = begun = 0
-
-        def __iter__(self) -> Source:
-            return self
-
-        def __next__(self) -> str:
-            self.begun += 1
-            raise StopIteration
-
-        def close(self) -> None:
-            self.closed += 1
-
-    source = Source()
-    app = make(lambda: stream(source))
-    app.test_client().head("/").close()
-    assert (source.begun, source.closed) == (0, 1)
-    assert app.test_client().get("/").data == b""
-    assert (source.begun, source.closed) == (1, 2)
-
-
-def test_an_iterable_has_the_context_as_well_and_is_closed() -> None:
-    class Lines:
-        closed = 0
-
-        def __iter__(self) -> Iterator[str]:
-            yield flask.request.path
-
-        def close(self) -> None:
-            self.closed += 1
-
-    lines = Lines()
-    assert make(lambda: stream(lines, "text/plain")).test_client().get("/").text == "/"
-    assert lines.closed == 1
-
-
-def test_a_generator_may_read_the_request() -> None:
-    def view() -> Any:
-        return stream((f"{flask.request.data.decode()} {n} " for n in range(2)), "text/plain")
-
-    with make(view).test_client() as client:
-        assert client.post("/", data="body").text == "body 0 body 1 "
-
-
-def test_options_headers_and_status_are_taken() -> None:
-    endings: list[Any] = []
-
-    def view() -> Any:
-        return stream(
-            iter(["a"]),
-            "text/a",
-            status=202,
-            headers={"X-A": "b", "Connection": "close"},
-            on_end=endings.append,
-        )
-
-    response = make(view).test_client().get("/")
-    assert (response.status_code, response.data) == (202, b"a")
-    assert response.headers["X-A"] == "b"
-    assert "Connection" not in response.headers
-    assert [ending.reason for ending in endings] == ["exhausted"]
-
-
-def test_a_body_that_is_none_is_refused_by_name() -> None:
-    app = make(lambda: stream({"a": 1}))
-    app.testing = True
-    with pytest.raises(BodyError, match="a body cannot be dict: use"):
-        app.test_client().get("/")
-
-
-def test_an_id_that_no_server_has_sent_is_a_400() -> None:
-    app = make(lambda: sse([last_event_id()]))
-    assert app.test_client().get("/", headers={"Last-Event-ID": "a" * 2000}).status_code == 400
-    found = app.test_client().get("/?lastEventId=8")
-    assert [event.data for event in decode([found.data]) if event.data] == ["8"]
-
-
-def test_a_failure_is_an_error_event() -> None:
-    def view() -> Any:
-        def fails() -> Iterator[str]:
-            yield "one"
-            raise RuntimeError("broken")
-
-        return sse(fails())
-
-    got = []
-    with make(view).test_client().get("/", buffered=False) as response:
-        chunks = response.iter_encoded()
-        with suppress(StreamAborted):
-            while True:
-                got.append(next(chunks))
-    assert b"".join(got) == OPENING + b"data: one\n\n" + FAILED

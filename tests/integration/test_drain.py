@@ -22,17 +22,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from support.closing import Closing
+from support.gates import Gate
 from support.servers import OPENING, Running, connect, eventually, serve
-from test_servers import Gate
 
 from vento_wsgi.server.drain import STEP, Drain
 
-HERE = Path(__file__).resolve().parents[1]
 MB = 1024 * 1024
 WINDOW = 1.0  # seconds
 GRACE = 30  # seconds
@@ -88,7 +87,7 @@ class Client:
                 return b"".join(chunks)
 
 
-class Crowd:
+class Crowd(Closing):
     """Clients of one server, and the one loop that reads for those that listen."""
 
     def __init__(self, running: Running) -> None:
@@ -122,15 +121,7 @@ class Crowd:
 
         eventually(read, PATIENCE, self._running.log)
 
-    def __enter__(self) -> "Crowd":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._stack.close()
 
 
@@ -185,7 +176,6 @@ def seen(
         serve(
             "gunicorn-StreamWorker",
             "apps.engine:app",
-            cwd=HERE,
             tmp=tmp_path_factory.mktemp("drain"),
             env={"FILE": str(download), "VENTO_DRAIN_WINDOW": str(WINDOW)},
             options=options,
@@ -384,9 +374,7 @@ def test_the_worker_is_gone_long_before_it_would_be_killed(seen: Seen) -> None:
 def test_a_client_that_is_still_asking_at_the_end_gets_no_answer(tmp_path: Path) -> None:
     options = ["--graceful-timeout=2", "--keep-alive=60"]
     with (
-        serve(
-            "gunicorn-StreamWorker", "apps.engine:app", cwd=HERE, tmp=tmp_path, options=options
-        ) as running,
+        serve("gunicorn-StreamWorker", "apps.engine:app", tmp=tmp_path, options=options) as running,
         connect(running) as raw,
     ):
         raw.send(b"GET /hello HTTP/1.1\r\nHost: test\r\n\r\n" + PART)  # and it is read
@@ -419,7 +407,6 @@ def test_no_client_is_cut_more_than_once(tmp_path: Path, how: str) -> None:
         serve(
             "gunicorn-StreamWorker",
             "apps.engine:app",
-            cwd=HERE,
             tmp=tmp_path,
             env={"VENTO_DRAIN_WINDOW": str(WINDOW)},
             options=options,
@@ -455,6 +442,8 @@ def test_no_client_is_cut_more_than_once(tmp_path: Path, how: str) -> None:
         assert max(cuts) == 1
         assert cuts == [1] * 60 or how == "TERM"
         assert "Traceback" not in running.log()
+        # nor would those that took their places, and the server would wait for them
+        eventually(lambda: len(list(started.iterdir())) == 3 + len(stopping))
 
 
 def tcp() -> list[list[str]]:

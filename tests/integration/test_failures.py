@@ -1,26 +1,16 @@
 """What a client is told when a stream, or what is around it, fails: on real workers."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from support.servers import Running, connect, eventually, serve
-from test_engine import is_reset
+from support.fixtures import served
+from support.servers import STOCK, STREAM_WORKER, Running, connect, eventually, is_reset
 
-HERE = Path(__file__).resolve().parents[1]
-STREAM_WORKER, GEVENT = "gunicorn-StreamWorker", "gunicorn-gevent"
 on_stream_worker = pytest.mark.parametrize("server", [STREAM_WORKER], indirect=True)
 
 
-@pytest.fixture(scope="module", params=[STREAM_WORKER, GEVENT])
-def server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Running]:
-    tmp = tmp_path_factory.mktemp("failures")
-    with serve(request.param, "apps.failing:app", cwd=HERE, tmp=tmp) as running:
-        yield running
+server = served("apps.failing:app", STREAM_WORKER, STOCK)
 
 
 def told(server: Running) -> Any:

@@ -1,52 +1,9 @@
-"""What StreamWorker uses of gunicorn and gevent is there, or it does not serve."""
+"""A StreamWorker whose hooks or settings are wrong says so and does not serve."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from support.servers import connect, serve
-
-from vento_wsgi.server import hooks
-
-APPS = Path(__file__).resolve().parents[1] / "apps"
-
-
-def worker(*without: str) -> Any:
-    return SimpleNamespace(**{name: None for name in hooks.WORKER.split() if name not in without})
-
-
-def test_nothing_is_missing() -> None:
-    assert hooks.missing(worker()) == ""
-
-
-@pytest.mark.parametrize("hook", hooks.WORKER.split())
-def test_each_hook_of_the_worker_itself_that_is_missing_is_named(hook: str) -> None:
-    assert hooks.missing(worker(hook)).endswith(f" has no gunicorn.workers.base.Worker(…).{hook}")
-
-
-def each() -> Iterator[Any]:
-    for name in ("GUNICORN", "GEVENT"):
-        for number, (place, _, names) in enumerate(getattr(hooks, name)):
-            for hook in names.split():
-                yield pytest.param(name, number, hook, id=f"{place}.{hook}")
-
-
-@pytest.mark.parametrize(("table", "number", "hook"), list(each()))
-def test_each_hook_that_is_missing_is_named(
-    monkeypatch: pytest.MonkeyPatch, table: str, number: int, hook: str
-) -> None:
-    listed = list(getattr(hooks, table))
-    place, find, names = listed[number]
-    found = find()
-    others = {name: None for name in names.split() if name != hook and hasattr(found, name)}
-    listed[number] = (place, lambda: SimpleNamespace(**others), names)
-    monkeypatch.setattr(hooks, table, tuple(listed))
-    missing = hooks.missing(worker())
-    assert missing.endswith(f".{place}.{hook}")
-    assert missing.count(" has no ") == 1
-
+from support.servers import APPS, connect, serve
 
 RENAMED = {
     "a method of the response": "from gunicorn.http.wsgi import Response as R; del R._emit_body",
@@ -61,7 +18,7 @@ def test_a_worker_without_a_hook_does_not_serve(tmp_path: Path, change: str) -> 
     options = ("-c", str(tmp_path / "settings.py"), "--no-control-socket")
     with (
         pytest.raises(ChildProcessError, match="ended with 3") as raised,
-        serve("gunicorn-StreamWorker", "receiving:app", cwd=APPS, tmp=tmp_path, options=options),
+        serve("gunicorn-StreamWorker", "apps.receiving:app", tmp=tmp_path, options=options),
     ):
         pass
     log = str(raised.value)
@@ -98,7 +55,7 @@ def test_nothing_that_gunicorn_calls_is_needed_for_the_check(tmp_path: Path, nam
     options = ("-c", str(tmp_path / "settings.py"), "--no-control-socket")
     with (
         pytest.raises(ChildProcessError, match="ended with 3") as raised,
-        serve("gunicorn-StreamWorker", "receiving:app", cwd=APPS, tmp=tmp_path, options=options),
+        serve("gunicorn-StreamWorker", "apps.receiving:app", tmp=tmp_path, options=options),
     ):
         pass
     assert "StreamWorker cannot run here: gunicorn " in str(raised.value)
@@ -135,7 +92,7 @@ def test_http2_is_said_to_be_served_one_after_another(tmp_path: Path) -> None:
     options = ("--http-protocols=h2,h1", "--no-control-socket", "--access-logfile=/dev/null")
     env = {"VENTO_BROKER_URL": "memory://"}
     with serve(
-        "gunicorn-StreamWorker", "receiving:app", cwd=APPS, tmp=tmp_path, options=options, env=env
+        "gunicorn-StreamWorker", "apps.receiving:app", tmp=tmp_path, options=options, env=env
     ) as running:
         assert running.log().count("an HTTP/2 connection are served one after another") == 1
         with connect(running) as raw:

@@ -9,15 +9,14 @@ from __future__ import annotations
 import json
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-from support.servers import Raw, Running, connect, eventually, serve
+from support.fixtures import served
+from support.servers import Raw, Running, connect, eventually
 
 from vento_wsgi.bodies.sources import READ_SIZE
 
-HERE = Path(__file__).resolve().parents[1]
 SERVERS = ("gunicorn-StreamWorker", "gunicorn-gevent", "gunicorn-gevent_pywsgi", "gevent-pywsgi")
 
 WARM = 10  # visits after which caches and pools are filled
@@ -40,13 +39,7 @@ CLOSE = "Connection: close"
 everywhere = pytest.mark.parametrize("where", ["bare", "guarded"])
 
 
-@pytest.fixture(scope="module", params=SERVERS)
-def server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Running]:
-    tmp = tmp_path_factory.mktemp("leaks")
-    with serve(request.param, "apps.leaks:app", cwd=HERE, tmp=tmp) as running:
-        yield running
+server = served("apps.leaks:app", *SERVERS)
 
 
 def census(asks: Raw) -> Counter[str]:

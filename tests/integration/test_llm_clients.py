@@ -12,19 +12,13 @@ import openai
 import pytest
 from apps.llm import WORDS
 from httpx_sse import connect_sse
+from support.fixtures import served
 from support.servers import Running, serve
 
-HERE = Path(__file__).resolve().parents[1]
 ANSWER = "".join(WORDS)
 
 
-@pytest.fixture(scope="module", params=["gunicorn-StreamWorker", "gunicorn-gevent"])
-def running(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Running]:
-    tmp = tmp_path_factory.mktemp("llm")
-    with serve(request.param, "apps.llm:app", cwd=HERE, tmp=tmp) as running:
-        yield running
+running = served("apps.llm:app", "gunicorn-StreamWorker", "gunicorn-gevent")
 
 
 def url(running: Running, path: str) -> str:
@@ -86,7 +80,6 @@ def test_a_reload_in_the_midst_of_an_answer_lets_it_finish(tmp_path: Path) -> No
     with serve(
         "gunicorn-StreamWorker",
         "apps.llm:app",
-        cwd=HERE,
         tmp=tmp_path,
         options=["--graceful-timeout=60"],
     ) as running:

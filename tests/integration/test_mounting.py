@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from support.servers import EVENT_SOURCE, OPENING, Body, Running, connect, eventually
-from support.sites import GEVENT, STREAM_WORKER, ask, assert_parked, noted, reads, site
+from support.servers import (
+    EVENT_SOURCE,
+    OPENING,
+    STREAM_WORKER,
+    Body,
+    Running,
+    connect,
+    eventually,
+    get,
+    serve,
+)
+from support.sites import GEVENT, QUICK_DRAIN, SITES, assert_parked, noted, reads, served_sites
 
 UNDER = ("/flask/vento", "/django/vento")
 MOUNTED = ("/mounting/flask", "/mounting/django")
@@ -24,44 +33,39 @@ def name(prefix: str) -> str:
     return prefix.rpartition("/")[2]
 
 
-@pytest.fixture(scope="module", params=GEVENT)
-def server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Running]:
-    with site(request.param, tmp_path_factory.mktemp("mounting")) as running:
-        yield running
+server = served_sites(*GEVENT)
 
 
 @under_a_site
 def test_our_application_sees_where_it_is(server: Running, prefix: str) -> None:
-    seen = json.loads(ask(server, f"{prefix}/paths?a=%20b")[1].data)
+    seen = json.loads(get(server, f"{prefix}/paths?a=%20b")[1].data)
     url = f"http://{server.host}{prefix}/paths?a=%20b"
     assert seen == [prefix, "/paths", "/paths", url]
-    head, _ = ask(server, f"{prefix}/redirect")
+    head, _ = get(server, f"{prefix}/redirect")
     assert (head.status, head.headers["Location"]) == (302, f"{prefix}/")
-    head, _ = ask(server, f"{prefix}/no/such")
+    head, _ = get(server, f"{prefix}/no/such")
     assert (head.status, head.headers["Content-Type"]) == (404, "application/problem+json")
 
 
 @mounted
 def test_a_mounted_site_sees_where_it_is(server: Running, prefix: str) -> None:
-    url = ask(server, f"{prefix}/")[1].data.decode()
+    url = get(server, f"{prefix}/")[1].data.decode()
     assert url == f"http://{server.host}{prefix}/live/events"
-    head, _ = ask(server, f"{prefix}/redirect")
+    head, _ = get(server, f"{prefix}/redirect")
     assert (head.status, head.headers["Location"]) == (302, f"{prefix}/")
-    assert ask(server, f"{prefix}/no/such")[0].status == 404
+    assert get(server, f"{prefix}/no/such")[0].status == 404
 
 
 def test_a_prefix_is_whole_and_not_a_part_of_a_name(server: Running) -> None:
-    head, _ = ask(server, "/mounting/flasks")
+    head, _ = get(server, "/mounting/flasks")
     assert (head.status, head.headers["Content-Type"]) == (404, "application/problem+json")
 
 
 @everywhere
 def test_a_client_that_returns_says_where_it_left_off(server: Running, prefix: str) -> None:
-    body = ask(server, f"{prefix}/live/events", "Last-Event-ID: 41")[1]
+    body = get(server, f"{prefix}/live/events", "Last-Event-ID: 41")[1]
     assert body == Body(OPENING + b'data: {"last":"41"}\n\n', complete=True)
-    body = ask(server, f"{prefix}/live/events?lastEventId=42")[1]
+    body = get(server, f"{prefix}/live/events?lastEventId=42")[1]
     assert body == Body(OPENING + b'data: {"last":"42"}\n\n', complete=True)
 
 
@@ -75,7 +79,7 @@ def test_a_client_that_leaves_is_noticed(server: Running, prefix: str) -> None:
 
 @under_a_site
 def test_a_failure_breaks_off(server: Running, prefix: str) -> None:
-    assert ask(server, f"{prefix}/fails")[1] == Body(b"first\n", complete=False)
+    assert get(server, f"{prefix}/fails")[1] == Body(b"first\n", complete=False)
     eventually(lambda: "GET /fails failed in mid-stream" in server.log())
 
 
@@ -85,7 +89,10 @@ def test_a_subscription_is_parked(server: Running, prefix: str) -> None:
 
 
 def test_a_worker_that_stops_ends_all_event_streams(tmp_path: Path) -> None:
-    with site(STREAM_WORKER, tmp_path) as running, ExitStack() as stack:
+    with (
+        serve(STREAM_WORKER, SITES, tmp=tmp_path, env=QUICK_DRAIN) as running,
+        ExitStack() as stack,
+    ):
         raws = []
         for prefix in (*UNDER, *MOUNTED, "/flask", "/django"):
             for path in ("live/waiting-events", "live/news"):

@@ -23,7 +23,6 @@ from support.servers import Running, serve
 from vento_wsgi.broker.backends.event_log import Topics
 from vento_wsgi.broker.backends.sqlite.event_log import SQLite
 
-HERE = Path(__file__).resolve().parents[1]
 WORKERS = 4
 CLIENTS = 200
 EVENTS = 2000
@@ -53,7 +52,6 @@ def news(
     with serve(
         server,
         "apps.news:app",
-        cwd=HERE,
         tmp=tmp,
         env={"VENTO_BROKER_URL": url, "VENTO_DRAIN_WINDOW": str(WINDOW)},
         options=[f"--workers={workers}"],

@@ -7,16 +7,12 @@ own means; below or above a StreamGuard.
 from __future__ import annotations
 
 import json
-import socket
-import struct
-from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
-from support.servers import Running, connect, eventually, serve
+from support.fixtures import served
+from support.servers import Running, connect, eventually, reset_on_close
 
-HERE = Path(__file__).resolve().parents[1]
 SERVERS = ("gunicorn-StreamWorker", "gunicorn-gevent", "gevent-pywsgi")
 
 UNGUARDED = ("sentry", "traced")
@@ -29,13 +25,7 @@ PATHS = [
 of_each_path = pytest.mark.parametrize(("order", "app"), PATHS)
 
 
-@pytest.fixture(scope="module", params=SERVERS)
-def server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Running]:
-    tmp = tmp_path_factory.mktemp("observed")
-    with serve(request.param, "apps.observed:app", cwd=HERE, tmp=tmp) as running:
-        yield running
+server = served("apps.observed:app", *SERVERS)
 
 
 class Told:
@@ -88,7 +78,7 @@ def test_a_departure_before_the_head_is_reported_nowhere(server: Running, order:
     with connect(server) as raw:
         raw.ask("GET", target(order, "ours", "late"))
         eventually(lambda: told()["notes"] == ["called"])
-        raw.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reset_on_close(raw.sock)
     with connect(server) as raw:
         assert raw.request("GET", target(order, "ours", "left")).status == 200
     eventually(lambda: told()["notes"] == ["called", "disconnected"], explain=lambda: str(told()))

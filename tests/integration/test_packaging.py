@@ -19,12 +19,12 @@ from typing import NamedTuple
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
-from test_cli import started
+from support.commands import started
+from support.servers import ROOT
 
 from vento_wsgi import __version__
 from vento_wsgi.server.hooks import GEVENT, GUNICORN
 
-ROOT = Path(__file__).resolve().parents[2]
 MINUTES = 10 * 60.0  # for what downloads
 
 APP = """

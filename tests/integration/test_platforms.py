@@ -9,9 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.servers import connect, eventually, serve
-
-ROOT = Path(__file__).resolve().parents[2]
+from support.servers import ROOT, connect, eventually, serve
 
 LACKS = """
 import os, select, signal, socket, sys, termios

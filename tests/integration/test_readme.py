@@ -15,11 +15,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from support.servers import ROOT
 from werkzeug.test import Client, TestResponse
 
 from vento_wsgi import decode
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 PYTHON = [code for language, code in BLOCKS if language == "python"]

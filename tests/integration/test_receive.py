@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.servers import Raw, Running, connect, eventually, serve
+from support.servers import APPS, Raw, Running, connect, eventually, serve
 
-APPS = Path(__file__).resolve().parents[1] / "apps"
 LIMIT = 1.0  # seconds
 BODIES = (
     ("Content-Length: 1000000", b"x"),
@@ -35,7 +34,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     env = {"VENTO_RECEIVE_TIMEOUT": str(LIMIT)}
     options = ("--keep-alive=0", "--no-control-socket", "--access-logfile=/dev/null")
     with serve(
-        "gunicorn-StreamWorker", "receiving:app", cwd=APPS, tmp=tmp, env=env, options=options
+        "gunicorn-StreamWorker", "apps.receiving:app", tmp=tmp, env=env, options=options
     ) as running:
         yield running
 
@@ -45,9 +44,7 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """The same with the usual limits."""
     tmp = tmp_path_factory.mktemp("patient")
     options = ("--keep-alive=30", "--no-control-socket", "--access-logfile=/dev/null")
-    with serve(
-        "gunicorn-StreamWorker", "receiving:app", cwd=APPS, tmp=tmp, options=options
-    ) as running:
+    with serve("gunicorn-StreamWorker", "apps.receiving:app", tmp=tmp, options=options) as running:
         yield running
 
 
@@ -166,7 +163,7 @@ def test_a_body_that_nobody_reads_is_not_waited_for(tmp_path: Path) -> None:
     env = {"VENTO_RECEIVE_TIMEOUT": str(LIMIT)}
     options = ("--keep-alive=30", "--no-control-socket")
     with serve(
-        "gunicorn-StreamWorker", "receiving:app", cwd=APPS, tmp=tmp_path, env=env, options=options
+        "gunicorn-StreamWorker", "apps.receiving:app", tmp=tmp_path, env=env, options=options
     ) as keeping:
         together(check, *BODIES)
 
@@ -244,7 +241,7 @@ def test_a_tls_hello_that_does_not_come_is_not_waited_for(
     options += ["--no-control-socket", *(["--do-handshake-on-connect"] if on_connect else [])]
     env = {"VENTO_RECEIVE_TIMEOUT": str(LIMIT)}
     with serve(
-        "gunicorn-StreamWorker", "receiving:app", cwd=APPS, tmp=tmp_path, env=env, options=options
+        "gunicorn-StreamWorker", "apps.receiving:app", tmp=tmp_path, env=env, options=options
     ) as running:
         for said in (b"", hello()[:20], hello()):
             with connect(running) as raw:
@@ -272,7 +269,7 @@ def test_a_proxy_line_that_does_not_come_is_not_waited_for(tmp_path: Path, said:
     options = ("--keep-alive=0", "--no-control-socket", "--proxy-protocol=auto")
     with (
         serve(
-            "gunicorn-StreamWorker", "receiving:app", cwd=APPS, tmp=tmp_path, env=env,
+            "gunicorn-StreamWorker", "apps.receiving:app", tmp=tmp_path, env=env,
             options=options,
         ) as running,
         connect(running) as raw,
@@ -285,7 +282,7 @@ def test_our_settings_allow_request_lines_of_8000_octets(tmp_path: Path) -> None
     options = ("-c", "python:vento_wsgi.server.config", "--no-control-socket")
     with (
         serve(
-            "gunicorn-StreamWorker", "receiving:app", cwd=APPS, tmp=tmp_path, options=options
+            "gunicorn-StreamWorker", "apps.receiving:app", tmp=tmp_path, options=options
         ) as running,
         connect(running) as raw,
     ):

@@ -9,17 +9,12 @@ has come the next one does not exist yet.
 
 import hashlib
 import json
-import select
-import socket
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
-from types import TracebackType
 
 import pytest
-from support.servers import SERVERS, Body, Raw, Running, connect, eventually, serve
-
-HERE = Path(__file__).resolve().parents[1]
+from support.gates import Gate, readable
+from support.servers import SERVERS, Body, Raw, Running, connect, eventually, serve, take, target
 
 LIMITS: dict[str, set[str]] = {
     # The server runs the application in its only thread: a stream keeps all others waiting.
@@ -41,59 +36,6 @@ def limited(running: Running, limit: str) -> bool:
     return running.server in LIMITS[limit]
 
 
-class Gate:
-    """What a generator waits at; see apps/matrix.py."""
-
-    def __init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._listener.settimeout(30)
-        self._generator: socket.socket | None = None
-        self.port: int = self._listener.getsockname()[1]
-
-    def wanted(self) -> bool:
-        """Wait until the generator wants to go on; False if it has ended instead."""
-        if self._generator is None:
-            self._generator, _ = self._listener.accept()
-            self._generator.settimeout(30)
-        sign = self._generator.recv(1)
-        assert sign in (b"?", b"."), f"the generator left without its finally block: {sign!r}"
-        return sign == b"?"
-
-    def next(self) -> None:
-        self._answer(b"n")
-
-    def fail(self) -> None:
-        self._answer(b"f")
-
-    def end(self) -> None:
-        assert self._generator is not None
-        self._generator.shutdown(socket.SHUT_WR)
-
-    def reached(self) -> bool:
-        """Whether a generator has come so far."""
-        return self._generator is not None or readable(self._listener)
-
-    def _answer(self, sign: bytes) -> None:
-        assert self._generator is not None
-        self._generator.sendall(sign)
-
-    def close(self) -> None:
-        self._listener.close()
-        if self._generator is not None:
-            self._generator.close()
-
-    def __enter__(self) -> "Gate":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
 @pytest.fixture(scope="module")
 def data() -> bytes:
     """More than any buffer on the way holds, and no two blocks of it alike."""
@@ -108,7 +50,7 @@ def running(
     file = tmp / "file.bin"
     file.write_bytes(data)
     env = {"MATRIX_FILE": str(file)}
-    with serve(request.param, "matrix:app", cwd=HERE / "apps", tmp=tmp, env=env) as running:
+    with serve(request.param, "apps.matrix:app", tmp=tmp, env=env) as running:
         yield running
 
 
@@ -116,26 +58,6 @@ def running(
 def raw(running: Running) -> Iterator[Raw]:
     with connect(running) as raw:
         yield raw
-
-
-@pytest.fixture
-def gate() -> Iterator[Gate]:
-    with Gate() as gate:
-        yield gate
-
-
-def target(path: str, gate: Gate, **query: object) -> str:
-    return path + "?" + "&".join(f"{k}={v}" for k, v in {"gate": gate.port, **query}.items())
-
-
-def take(raw: Raw, expected: bytes) -> None:
-    """Read `expected`, and see that nothing more has come with it."""
-    got = b""
-    while len(got) < len(expected):
-        piece = raw.read_piece()
-        assert piece is not None, f"the body ended after {got!r}"
-        got += piece.data
-    assert got == expected
 
 
 def first_chunk(raw: Raw, gate: Gate, target: str, *fields: str) -> None:
@@ -146,10 +68,6 @@ def first_chunk(raw: Raw, gate: Gate, target: str, *fields: str) -> None:
     assert raw.read_head().status == 200
     take(raw, b"chunk 1\n")
     assert gate.wanted()
-
-
-def readable(sock: socket.socket) -> bool:
-    return bool(select.select([sock], [], [], 0)[0])
 
 
 def assert_framed(raw: Raw) -> None:
@@ -166,7 +84,7 @@ def digest(data: bytes) -> tuple[int, str]:
 
 
 def test_chunks_come_one_by_one(raw: Raw, gate: Gate) -> None:
-    first_chunk(raw, gate, target("/chunks", gate))
+    first_chunk(raw, gate, target("/chunks", gate=gate.port))
     for number in (2, 3):
         gate.next()
         take(raw, b"chunk %d\n" % number)
@@ -179,7 +97,7 @@ def test_chunks_come_one_by_one(raw: Raw, gate: Gate) -> None:
 def test_the_head_comes_before_the_first_chunk_exists(
     running: Running, raw: Raw, gate: Gate
 ) -> None:
-    raw.ask("GET", target("/chunks", gate))
+    raw.ask("GET", target("/chunks", gate=gate.port))
     assert gate.wanted()
     if limited(running, "head waits for the first chunk"):
         assert not readable(raw.sock)
@@ -188,7 +106,7 @@ def test_the_head_comes_before_the_first_chunk_exists(
 
 
 def test_an_event_stream_opens_before_the_first_event_exists(raw: Raw, gate: Gate) -> None:
-    raw.ask("GET", target("/events", gate))
+    raw.ask("GET", target("/events", gate=gate.port))
     assert gate.wanted()
     head = raw.read_head()
     assert head.headers["Content-Type"].startswith("text/event-stream")
@@ -201,7 +119,7 @@ def test_an_event_stream_opens_before_the_first_event_exists(raw: Raw, gate: Gat
 
 
 def test_streams_run_side_by_side(running: Running, raw: Raw, gate: Gate) -> None:
-    raw.ask("GET", target("/chunks", gate))
+    raw.ask("GET", target("/chunks", gate=gate.port))
     with connect(running) as other:
         assert gate.wanted()
         other.ask("GET", "/hello")
@@ -218,7 +136,7 @@ def test_streams_run_side_by_side(running: Running, raw: Raw, gate: Gate) -> Non
 def test_head_gives_the_head_alone_and_never_starts_the_generator(
     running: Running, raw: Raw, gate: Gate
 ) -> None:
-    head = raw.request("HEAD", target("/chunks", gate))
+    head = raw.request("HEAD", target("/chunks", gate=gate.port))
     assert head.status == 200
     assert head.headers["Content-Type"].startswith("text/plain")
     if limited(running, "HEAD ends with a final chunk"):
@@ -239,7 +157,7 @@ def test_an_unknown_path_is_a_problem_in_json(raw: Raw) -> None:
 
 
 def test_a_failure_breaks_the_connection_off(running: Running, raw: Raw, gate: Gate) -> None:
-    first_chunk(raw, gate, target("/chunks", gate))
+    first_chunk(raw, gate, target("/chunks", gate=gate.port))
     gate.fail()
     body = raw.read_all()
     assert body == Body(b"", complete=limited(running, "a failure looks like the end"))
@@ -249,7 +167,7 @@ def test_a_failure_is_logged_with_its_cause_and_route(
     running: Running, raw: Raw, gate: Gate
 ) -> None:
     before = len(running.log())
-    first_chunk(raw, gate, target("/chunks", gate))
+    first_chunk(raw, gate, target("/chunks", gate=gate.port))
     gate.fail()
     raw.read_all()
 
@@ -267,7 +185,7 @@ def test_a_failure_is_logged_with_its_cause_and_route(
 
 
 def test_a_failure_is_told_to_an_event_source(running: Running, raw: Raw, gate: Gate) -> None:
-    raw.ask("GET", target("/events", gate))
+    raw.ask("GET", target("/events", gate=gate.port))
     assert gate.wanted()
     raw.read_head()
     gate.fail()
@@ -278,19 +196,19 @@ def test_a_failure_is_told_to_an_event_source(running: Running, raw: Raw, gate: 
 
 
 def test_a_failure_shows_everywhere_in_a_body_of_known_length(raw: Raw, gate: Gate) -> None:
-    first_chunk(raw, gate, target("/chunks", gate, length=16), "Connection: close")
+    first_chunk(raw, gate, target("/chunks", gate=gate.port, length=16), "Connection: close")
     gate.fail()
     assert raw.read_all() == Body(b"", complete=False)
 
 
 def test_a_body_that_is_too_short_is_no_whole_body(raw: Raw, gate: Gate) -> None:
-    first_chunk(raw, gate, target("/chunks", gate, length=16), "Connection: close")
+    first_chunk(raw, gate, target("/chunks", gate=gate.port, length=16), "Connection: close")
     gate.end()
     assert raw.read_all() == Body(b"", complete=False)
 
 
 def test_a_body_that_is_too_long_does_not_become_the_next_response(raw: Raw, gate: Gate) -> None:
-    raw.ask("GET", target("/chunks", gate, length=4))
+    raw.ask("GET", target("/chunks", gate=gate.port, length=4))
     assert gate.wanted()
     gate.next()
     raw.read_head()
@@ -321,7 +239,7 @@ def test_a_range_of_a_file_is_what_comes(raw: Raw, data: bytes, start: int) -> N
 
 
 def test_a_client_that_leaves_ends_the_generator(raw: Raw, gate: Gate) -> None:
-    first_chunk(raw, gate, target("/chunks", gate))
+    first_chunk(raw, gate, target("/chunks", gate=gate.port))
     gate.next()
     raw.close()
     eventually(lambda: not _goes_on(gate))

@@ -9,15 +9,12 @@ from __future__ import annotations
 import json
 import re
 import socket
-import threading
-import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 from typing import Any
-from wsgiref.validate import validator
 
 import pytest
 from support.servers import (
@@ -25,6 +22,7 @@ from support.servers import (
     EVENT_SOURCE,
     OPENING,
     Body,
+    Chunked,
     Head,
     Raw,
     Running,
@@ -32,16 +30,9 @@ from support.servers import (
     eventually,
     serve,
 )
-from test_engine import Chunked
-from werkzeug.middleware.lint import LintMiddleware
-from werkzeug.test import Client as WerkzeugClient
 
-from vento_wsgi import StreamAborted
-from vento_wsgi.middleware import StreamGuard
 from vento_wsgi.streaming.stream import FAILED
-from vento_wsgi.testing import Client
 
-HERE = Path(__file__).resolve().parents[1]
 STREAM_WORKER = "gunicorn-StreamWorker"
 GEVENT = (STREAM_WORKER, "gunicorn-gevent")
 FRAMEWORKS = ("flask", "django", "bottle", "falcon", "pyramid")
@@ -58,7 +49,7 @@ def server(
 ) -> Iterator[Running]:
     tmp = tmp_path_factory.mktemp("guarded")
     env = {"JOURNAL": str(tmp / "journal"), "FILES": str(tmp)}
-    with serve(request.param, "apps.guarded:app", cwd=HERE, tmp=tmp, env=env) as running:
+    with serve(request.param, "apps.guarded:app", tmp=tmp, env=env) as running:
         yield running
 
 
@@ -439,7 +430,7 @@ def test_a_stream_of_ours_keeps_its_own_promises(server: Running, told: Told) ->
 def test_a_worker_that_stops_ends_the_event_streams_of_every_framework(tmp_path: Path) -> None:
     env = {"VENTO_DRAIN_WINDOW": "0.1"}
     with (
-        serve(STREAM_WORKER, "apps.guarded:app", cwd=HERE, tmp=tmp_path, env=env) as running,
+        serve(STREAM_WORKER, "apps.guarded:app", tmp=tmp_path, env=env) as running,
         ExitStack() as stack,
     ):
         raws = [stack.enter_context(connect(running)) for _ in FRAMEWORKS]
@@ -451,84 +442,3 @@ def test_a_worker_that_stops_ends_the_event_streams_of_every_framework(tmp_path:
             body = raw.read_all()
             assert body.complete
             assert re.fullmatch(rb"retry: \d+\n", body.data), body.data
-
-
-# In this process.
-
-
-def events(_environ: Any, start_response: Any) -> Iterable[bytes]:
-    start_response("200 OK", [("Content-Type", "text/event-stream")])
-    return iter([b"data: 1\n\n", b"data: 2\n\n"])
-
-
-def listed(_environ: Any, start_response: Any) -> Iterable[bytes]:
-    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "3")])
-    return [b"one"]
-
-
-@pytest.mark.parametrize("app", [events, listed])
-@pytest.mark.parametrize("check", [validator, LintMiddleware])
-def test_validators_on_both_sides_find_nothing(app: Any, check: Any) -> None:
-    with WerkzeugClient(check(StreamGuard(check(app)))).get("/") as response:
-        assert response.status_code == 200
-        assert response.data in (b"one", OPENING + b"data: 1\n\ndata: 2\n\n")
-
-
-@pytest.mark.parametrize("app", [events, listed])
-def test_the_validator_finds_nothing_in_a_head(app: Any) -> None:
-    def bodiless(environ: Any, start_response: Any) -> Iterable[bytes]:
-        app(environ, start_response)
-        return []
-
-    with WerkzeugClient(validator(StreamGuard(validator(bodiless)))).head("/") as response:
-        assert (response.status_code, response.data) == (200, b"")
-
-
-def test_the_test_client_tells_how_a_guarded_stream_ended() -> None:
-    with Client(StreamGuard(events)).stream("GET", "/") as response:
-        assert [event.data for event in response.events()] == ["1", "2"]
-    assert response.ending is not None
-    assert response.ending.reason == "exhausted"
-
-
-def test_without_gevent_a_deadline_is_noticed_at_the_next_chunk_and_in_the_same_thread() -> None:
-    seen: set[int] = set()
-
-    def endless(_environ: Any, start_response: Any) -> Iterator[bytes]:
-        start_response("200 OK", [("Content-Type", "text/plain")])
-        while True:
-            seen.add(threading.get_ident())
-            yield b"a"
-            time.sleep(0.01)
-
-    with (
-        pytest.raises(StreamAborted, match="deadline"),
-        Client(StreamGuard(endless, deadline=0.1, heartbeat=(b".", 0.1))).stream(
-            "GET", "/"
-        ) as sent,
-    ):
-        for _ in sent.chunks():
-            pass
-    assert len(seen) == 1
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        ({"heartbeat": -1}, "heartbeat is a number of seconds, not -1"),
-        ({"heartbeat": ("text", 1)}, "a heartbeat sends bytes, not 'text'"),
-        ({"deadline": "1"}, "deadline is a number of seconds, not '1'"),
-        ({"flush": "never"}, 'flush is "idle" or "each", not \'never\''),
-        ({"send_timeout": True}, "send_timeout is a number of seconds, not True"),
-    ],
-)
-def test_an_option_that_is_none_is_refused(options: Any, says: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(says)):
-        StreamGuard(events, **options)
-
-
-def test_what_is_no_application_is_refused() -> None:
-    with pytest.raises(TypeError, match="StreamGuard takes a WSGI application, not 'app'"):
-        StreamGuard("app")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="deadlin"):
-        StreamGuard(events, deadlin=3)  # type: ignore[call-arg]

@@ -21,7 +21,6 @@ from support.servers import Raw, Running, connect, eventually, serve
 from vento_wsgi import Event
 from vento_wsgi.sse import COMMENT, decode
 
-HERE = Path(__file__).resolve().parents[1]
 STREAM_WORKER, GEVENT, THREADS = "gunicorn-StreamWorker", "gunicorn-gevent", "gunicorn-gthread"
 VISITS = 200
 WAITING = ["itself", "generator", "tidy", "nested", "map", "filter", "chain"]
@@ -36,7 +35,7 @@ def started(
     server: str, tmp: Path, url: str = "memory://", keep: int = 10_000
 ) -> Iterator[Running]:
     env = {"URL": url, "KEEP": str(keep), "PYTHONDEVMODE": "1"}
-    with serve(server, "apps.subscribers:app", cwd=HERE, tmp=tmp, env=env) as running:
+    with serve(server, "apps.subscribers:app", tmp=tmp, env=env) as running:
         yield running
         log = running.log()
         assert log.count("Traceback") == log.count("RuntimeError: told to fail")

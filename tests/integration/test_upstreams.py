@@ -1,31 +1,16 @@
 """A body that is read from elsewhere and breaks off there does not look whole here."""
 
-import bz2
-import gzip
-import http.client
-import io
-import lzma
-import random
 import socket
-import tarfile
 import threading
-import urllib.request
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
-import requests
-import urllib3
-from support.servers import Running, connect, serve
-
-from vento_wsgi import Context, Response, create_app, create_router
+from apps.upstreams import CLIENTS, FILES, RANDOM
+from support.fixtures import served
+from support.servers import STREAM_WORKER, Running, connect
 
 DATA = b"of an upstream which may break off in the middle\n" * 20_000
-RANDOM = random.Random(1).randbytes(200_000)  # no coding makes it shorter
 PART = DATA[:300_000]
 
 ANSWERS = {
@@ -67,90 +52,7 @@ class Upstream:
         self._socket.close()
 
 
-def by_http_client(url: str) -> http.client.HTTPResponse:
-    connection = http.client.HTTPConnection(url.split("/")[2])
-    connection.request("GET", "/" + url.split("/", 3)[3])
-    return connection.getresponse()
-
-
-def by_requests(url: str, *, enforce: bool = True) -> requests.Response:
-    response = requests.get(url, stream=True, timeout=30)
-    response.raw.enforce_content_length = enforce  # False is the default of urllib3's 1.x
-    return response
-
-
-CLIENTS: dict[str, Callable[[str], Any]] = {
-    "urlopen": urllib.request.urlopen,
-    "http.client": by_http_client,
-    "urlopen, buffered": lambda url: io.BufferedReader(urllib.request.urlopen(url)),
-    "urlopen, as text": lambda url: io.TextIOWrapper(urllib.request.urlopen(url), "latin-1"),
-    "requests": by_requests,
-    "requests, raw": lambda url: by_requests(url).raw,
-    "requests of old": lambda url: by_requests(url, enforce=False),
-    "requests of old, raw": lambda url: by_requests(url, enforce=False).raw,
-    "urllib3": lambda url: urllib3.request("GET", url, preload_content=False),
-    "httpx": lambda url: of_httpx(url),
-}
-
-
-def of_httpx(url: str) -> Iterator[bytes]:
-    with httpx.stream("GET", url) as response:
-        yield from response.iter_bytes()
-
-
-class Shorter(io.BytesIO):
-    """An archive that loses its second half once it is open."""
-
-    def halve(self) -> None:
-        self.truncate(len(self.getvalue()) // 2)
-
-
-def zipped(method: int) -> Any:
-    file = Shorter()
-    with zipfile.ZipFile(file, "w", method) as archive:
-        archive.writestr("member", RANDOM)
-    member = zipfile.ZipFile(file).open("member")  # noqa: SIM115
-    file.halve()
-    return member
-
-
-def tarred() -> Any:
-    file = Shorter()
-    with tarfile.open(fileobj=file, mode="w") as archive:
-        info = tarfile.TarInfo("member")
-        info.size = len(RANDOM)
-        archive.addfile(info, io.BytesIO(RANDOM))
-    file.seek(0)
-    member = tarfile.open(fileobj=file).extractfile("member")  # noqa: SIM115
-    file.halve()
-    return member
-
-
-FILES: dict[str, Callable[[], Any]] = {
-    "gzip": lambda: gzip.GzipFile(fileobj=io.BytesIO(gzip.compress(RANDOM)[:-9])),
-    "bz2": lambda: bz2.BZ2File(io.BytesIO(bz2.compress(RANDOM)[:-9])),
-    "lzma": lambda: lzma.LZMAFile(io.BytesIO(lzma.compress(RANDOM)[:-9])),  # noqa: SIM115
-    "zip, stored": lambda: zipped(zipfile.ZIP_STORED),
-    "zip": lambda: zipped(zipfile.ZIP_DEFLATED),
-    "tar": tarred,
-}
-
-router = create_router()
-
-
-@router.get("/file/<name>")
-def a_file(ctx: Context) -> Response:
-    return ctx.stream(FILES[ctx.params["name"]]())
-
-
-@router.get("/<int:port>/<client>/<answer>")
-def relayed(ctx: Context) -> Response:
-    url = f"http://127.0.0.1:{ctx.params['port']}/{ctx.params['answer'].replace(' ', '%20')}"
-    return ctx.stream(CLIENTS[ctx.params["client"]](url))
-
-
-app = create_app()
-app.use(router)
+running = served("apps.upstreams:app", STREAM_WORKER)
 
 
 @pytest.fixture(scope="module")
@@ -158,13 +60,6 @@ def upstream() -> Iterator[Upstream]:
     upstream = Upstream()
     yield upstream
     upstream.close()
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    tmp, here = tmp_path_factory.mktemp("upstreams"), Path(__file__).parent
-    with serve("gunicorn-StreamWorker", "test_upstreams:app", cwd=here, tmp=tmp) as running:
-        yield running
 
 
 def fetched(running: Running, target: str) -> tuple[int, bytes, bool]:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
-from support.servers import Running, connect, serve
+from support.fixtures import served
+from support.servers import Running, connect
 
-HERE = Path(__file__).resolve().parents[1]
 SERVERS = ("gunicorn-StreamWorker", "gunicorn-gevent", "gunicorn-gevent_pywsgi", "gevent-pywsgi")
 NORMAL = b"\x03\xe8"  # the status code 1000 (RFC 6455, section 7.4.1)
 TEXT, CLOSE = 1, 8
@@ -23,13 +21,7 @@ TEXT, CLOSE = 1, 8
 everywhere = pytest.mark.parametrize("where", ["bare", "guarded"])
 
 
-@pytest.fixture(scope="module", params=SERVERS)
-def server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Running]:
-    tmp = tmp_path_factory.mktemp("websockets")
-    with serve(request.param, "apps.websockets:app", cwd=HERE, tmp=tmp) as running:
-        yield running
+server = served("apps.websockets:app", *SERVERS)
 
 
 class WebSocket:

@@ -23,11 +23,11 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from types import TracebackType
 from typing import NamedTuple
 
 import pytest
 
+from support.closing import Closing
 from support.servers import ROOT, Running
 
 PATIENCE = 30.0  # seconds for the whole of what a condition waits for
@@ -184,7 +184,7 @@ class Publisher:
             stream.close()
 
 
-class Crowd:
+class Crowd(Closing):
     """Listeners at `running` and publishers at the broker, in one loop."""
 
     def __init__(self, running: Running, url: str, publishers: int = 2, seed: int = 0) -> None:
@@ -314,17 +314,6 @@ class Crowd:
         for listener in self.listeners:
             listener.close()
         self._selector.close()
-
-    def __enter__(self) -> "Crowd":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def below(topic: str) -> str:

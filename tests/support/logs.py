@@ -16,18 +16,31 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
 import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from support.closing import Closing
 from support.servers import ROOT, eventually
 from vento_wsgi.broker.backends.event_log import Entry, EventLog, Position
 
 LONG = 60.0  # seconds: for a log whose age does not matter
 SECONDS = 30.0  # for whatever another process does, on a machine that is busy
+
+
+def sqlite_source(path: Path) -> str:
+    """The source text of a log in SQLite."""
+    return f"SQLite({str(path)!r}, 10_000, 60)"
+
+
+def sqlite_journal(path: Path) -> int:
+    """Bytes that wait in the journal of a log in SQLite."""
+    try:
+        return Path(f"{path}-wal").stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 class RedisServer:
@@ -79,7 +92,7 @@ class RedisServer:
         shutil.rmtree(self.directory)
 
 
-class Following:
+class Following(Closing):
     """Follows a log in a thread."""
 
     def __init__(self, log: EventLog, after: Position) -> None:
@@ -111,15 +124,7 @@ class Following:
             lambda: f"at {self.entries[-1:]} of {position}; {self.errors}",
         )
 
-    def __enter__(self) -> "Following":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._log.close()
         self.thread.join(SECONDS)
         assert not self.thread.is_alive()

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
+from support.missing import missing
 from support.servers import APACHE, APACHE_MODULES, eventually
 
 PLACES = f"{os.environ.get('PATH', '')}:/usr/sbin"
@@ -61,7 +60,7 @@ def proxy(name: str, settings: str, folder: Path, port: int) -> Iterator[None]:
         command = [found("haproxy"), "-db", "-f", str(config)]
     else:
         if not APACHE.exists():
-            missing("apache2")
+            missing("apache2 is not installed")
         load = "\n".join(f"LoadModule {m}_module {APACHE_MODULES}/mod_{m}.so" for m in MODULES)
         config.write_text(APACHE_CONFIG.format(folder=folder, load=load, settings=settings))
         command = [str(APACHE), "-DFOREGROUND", "-f", str(config)]
@@ -80,8 +79,4 @@ def accepts(port: int) -> bool:
 
 
 def found(name: str) -> str:
-    return shutil.which(name, path=PLACES) or missing(name)
-
-
-def missing(name: str) -> str:
-    (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{name} is not installed")
+    return shutil.which(name, path=PLACES) or missing(f"{name} is not installed")

@@ -1,6 +1,6 @@
 """Real WSGI servers as real processes, and a client that sees what they put on the wire.
 
-    with serve("gunicorn-gevent", "module:app", cwd=here, tmp=tmp_path) as running:
+    with serve("gunicorn-gevent", "apps.news:app", tmp=tmp_path) as running:
         with connect(running) as raw:
             raw.send(b"GET / HTTP/1.1\\r\\nHost: test\\r\\n\\r\\n")
             head = raw.read_head()
@@ -15,9 +15,12 @@ import importlib.metadata
 import importlib.util
 import os
 import random
+import re
 import shutil
 import signal
 import socket
+import ssl
+import struct
 import subprocess
 import sys
 import time
@@ -25,11 +28,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple
 
 import pytest
 from werkzeug.datastructures import Headers
+
+from support.closing import Closing
+from support.missing import missing
+from support.tls import Certificate
 
 OPENING, COMMENT = b":\nretry: 3000\n", b":\n"
 """What opens an event stream that answers a GET, and what its heartbeats are."""
@@ -52,8 +58,12 @@ SERVERS: tuple[str, ...] = (
     "wsgiref",
 )
 
-HERE = Path(__file__).resolve().parents[1]
-ROOT = HERE.parent
+STREAM_WORKER = "gunicorn-StreamWorker"
+STOCK = "gunicorn-gevent"
+
+TESTS = Path(__file__).resolve().parents[1]
+APPS = TESTS / "apps"
+ROOT = TESTS.parent
 START_SECONDS = 30.0  # the first start of mod_wsgi's daemon under load takes several
 STOP_SECONDS = 20.0
 THREADS = "8"  # on every threaded server: more streams than any test holds open at once
@@ -68,6 +78,7 @@ class Running:
     port: int
     process: subprocess.Popen[bytes]
     log_path: Path
+    tls: ssl.SSLContext | None = None  # for its clients, if it speaks TLS
 
     @property
     def pid(self) -> int:
@@ -83,18 +94,23 @@ def serve(
     server: str,
     target: str,
     *,
-    cwd: Path,
     tmp: Path,
+    cwd: Path = TESTS,
     env: Mapping[str, str] | None = None,
     options: Sequence[str] = (),
+    certificate: Certificate | None = None,
 ) -> Iterator[Running]:
     """Run `target` ("module:app", importable from `cwd`) on one of SERVERS while the block runs.
 
     `tmp` is where its log and other files go; `options` are further arguments of its command
-    line. It has answered a HEAD of "/" when the block starts.
+    line. `certificate` makes gunicorn speak TLS. The server has answered a HEAD of "/" when the
+    block starts.
     """
     require(server)
-    running = _start(server, target, cwd, tmp, env or {}, options)
+    if certificate is not None:
+        options = [*options, *certificate.options]
+    tls = certificate.context() if certificate else None
+    running = _start(server, target, cwd, tmp, env or {}, options, tls)
     try:
         yield running
     except BaseException:
@@ -111,6 +127,7 @@ def _start(
     tmp: Path,
     env: Mapping[str, str],
     options: Sequence[str],
+    tls: ssl.SSLContext | None,
     attempts: int = 3,
 ) -> Running:
     host, port = "127.0.0.1", free_port()
@@ -126,13 +143,13 @@ def _start(
             stderr=log,
             start_new_session=True,
         )
-    running = Running(server, host, port, process, log_path)
+    running = Running(server, host, port, process, log_path, tls)
     try:
         eventually(lambda: _answers(running), START_SECONDS, lambda: f"{server}:\n{running.log()}")
     except ChildProcessError:
         _stop(process)
         if attempts > 1 and "in use" in running.log().lower():
-            return _start(server, target, cwd, tmp, env, options, attempts - 1)
+            return _start(server, target, cwd, tmp, env, options, tls, attempts - 1)
         raise
     except BaseException:
         _stop(process)
@@ -180,10 +197,12 @@ def eventually(
 ) -> None:
     """Wait until `condition()` holds; on a busy machine that may take long."""
     deadline = time.monotonic() + timeout
+    pause = 0.001
     while not condition():
         if time.monotonic() > deadline:
             pytest.fail(f"not so within {timeout:g} s: {explain()}")
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.02)
 
 
 # How each server is started.
@@ -203,7 +222,7 @@ def _command(
         case "gunicorn-StreamWorker":
             return [*gunicorn, "vento_wsgi.server.StreamWorker"]
         case "gevent-pywsgi" | "wsgiref":
-            return [python, str(HERE / "support" / "runner.py"), server, host, str(port), target]
+            return [python, str(TESTS / "support" / "runner.py"), server, host, str(port), target]
         case "waitress":
             return [python, "-m", "waitress", f"--listen={address}", f"--threads={THREADS}", target]
         case "cheroot":
@@ -244,13 +263,12 @@ APACHE_PYTHON = Path("/usr/bin/python3")  # Debian's mod_wsgi is built for this 
 def require(server: str) -> None:
     """Skip the test where `server` is not installed; fail it under CI."""
     wanted = MODULES.get(server, ())
-    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+    lacks = [name for name in wanted if importlib.util.find_spec(name) is None]
     if server == "mod_wsgi":
         files = (APACHE, APACHE_MODULES / "mod_wsgi.so", APACHE_PYTHON)
-        missing = [str(path) for path in files if not path.exists()]
-    if missing:
-        say = pytest.fail if os.environ.get("CI") else pytest.skip
-        say(f"{server} needs {', '.join(missing)}")
+        lacks = [str(path) for path in files if not path.exists()]
+    if lacks:
+        missing(f"{server} needs {', '.join(lacks)}")
 
 
 APACHE_CONFIG = """\
@@ -342,7 +360,7 @@ class Body(NamedTuple):
 
 
 @dataclass
-class Raw:
+class Raw(Closing):
     """One connection: requests are written as bytes, responses read as they arrive.
 
     `complete` tells after the last piece whether the body ended as its framing promised: with
@@ -412,17 +430,6 @@ class Raw:
     def close(self) -> None:
         self.sock.close()
 
-    def __enter__(self) -> "Raw":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def _framed(self, status: int, headers: Headers) -> Iterator[bytes]:
         """RFC 9112 section 6.3: what ends this body."""
         if self._method == b"HEAD" or status < 200 or status in (204, 304):
@@ -477,4 +484,73 @@ class Raw:
 
 def connect(running: Running, timeout: float = 30) -> Raw:
     """A new connection; `timeout` bounds each wait for bytes, in seconds."""
-    return Raw(socket.create_connection((running.host, running.port), timeout), running)
+    sock = socket.create_connection((running.host, running.port), timeout)
+    if running.tls is not None:
+        try:
+            sock = running.tls.wrap_socket(sock, server_hostname=running.host)
+        except BaseException:
+            sock.close()
+            raise
+    return Raw(sock, running)
+
+
+def reset_on_close(sock: socket.socket) -> None:
+    """Have closing the socket reset the connection, so that the server's next write fails."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def is_reset(raw: Raw) -> bool:
+    """Read until the connection ends; whether it ends with a reset."""
+    try:
+        while raw.sock.recv(1 << 16):
+            pass
+    except ConnectionResetError:
+        return True
+    return False
+
+
+def target(path: str, **query: object) -> str:
+    """`path` with a query, for requests whose values need no escapes."""
+    return path + "?" + "&".join(f"{key}={value}" for key, value in query.items())
+
+
+def get(running: Running, path: str, *fields: str, method: str = "GET") -> tuple[Head, Body]:
+    """One request on a connection of its own."""
+    with connect(running) as raw:
+        return raw.request(method, path, *fields), raw.read_all()
+
+
+def take(raw: Raw, expected: bytes) -> None:
+    """Read `expected`, and see that nothing more has come with it."""
+    got = b""
+    while len(got) < len(expected):
+        piece = raw.read_piece()
+        assert piece is not None, f"the body ended after {got!r}"
+        got += piece.data
+    assert got == expected
+
+
+class Chunked(Closing):
+    """A response's chunks as its framing cuts them, which an HTTP library would not show."""
+
+    def __init__(self, raw: Raw) -> None:
+        self._file = raw.sock.makefile("rb")
+
+    def head(self) -> bytes:
+        lines = b"".join(iter(self._file.readline, b"\r\n"))
+        assert b"chunked" in lines, lines
+        return lines
+
+    def next(self) -> bytes | None:
+        """A chunk; None at the final one. RFC 9112, section 7.1, leading zeros included."""
+        size = self._file.readline()
+        assert re.fullmatch(rb"[0-9A-Fa-f]+\r\n", size), f"no chunk-size: {size!r}"
+        data = self._file.read(int(size, 16))
+        assert self._file.readline() == b"\r\n"
+        return data or None
+
+    def rest(self) -> bytes:
+        return b"".join(iter(self.next, None))
+
+    def close(self) -> None:
+        self._file.close()

@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from support.servers import OPENING, Body, Head, Raw, Running, connect, eventually, serve
+from support.fixtures import served
+from support.servers import OPENING, STOCK, STREAM_WORKER, Raw, Running, connect, eventually, get
 
-HERE = Path(__file__).resolve().parents[1]
-STREAM_WORKER = "gunicorn-StreamWorker"
-GEVENT = (STREAM_WORKER, "gunicorn-gevent")
-
-
-@contextmanager
-def site(server: str, tmp: Path) -> Iterator[Running]:
-    env = {"VENTO_DRAIN_WINDOW": "0.1"}
-    with serve(server, "apps.legacy_sites:app", cwd=HERE, tmp=tmp, env=env) as running:
-        yield running
+GEVENT = (STREAM_WORKER, STOCK)
+SITES = "apps.legacy_sites:app"
+QUICK_DRAIN = {"VENTO_DRAIN_WINDOW": "0.1"}
 
 
-def ask(server: Running, path: str, *fields: str, method: str = "GET") -> tuple[Head, Body]:
-    with connect(server) as raw:
-        return raw.request(method, path, *fields), raw.read_all()
+def served_sites(*servers: str) -> Any:
+    """A fixture: the sites of apps/legacy_sites.py on each of `servers`, once a module."""
+    return served(SITES, *servers, env=QUICK_DRAIN)
 
 
 def tell(server: Running, query: str = "") -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(ask(server, f"/tell?{query}")[1].data)
+    told: dict[str, Any] = json.loads(get(server, f"/tell?{query}")[1].data)
     return told
 
 

@@ -895,7 +895,7 @@ def test_routes_and_mounts_can_be_listed() -> None:
     router.group("/g").post("/y", fails)
     listed = [(route.path, set(route.methods), route.name) for route in app.routes()]
     assert listed == [
-        ("/api/x", {"GET"}, "test_app.fails"),
-        ("/api/g/y", {"POST"}, "test_app.fails"),
+        ("/api/x", {"GET"}, f"{__name__}.fails"),
+        ("/api/g/y", {"POST"}, f"{__name__}.fails"),
     ]
     assert app.mounts() == {"/old": legacy}

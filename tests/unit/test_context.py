@@ -387,3 +387,9 @@ def test_a_file_may_be_a_download_under_a_name(
     response = sent(context().file(tmp_path / "report.pdf", download=download))
     assert response.headers.get("Content-Disposition") == disposition
     assert response.headers["Content-Type"] == "application/pdf"
+
+
+def test_a_heartbeat_needs_to_know_what_to_send() -> None:
+    ctx = Context(create_environ())
+    with pytest.raises(ValueError, match="only an event stream knows what its heartbeat sends"):
+        ctx.stream(iter(()), "text/plain", heartbeat=5)

@@ -34,15 +34,7 @@ from vento_wsgi.broker.frames import Backlog, Frame, Slow, gap, mark
 from vento_wsgi.exceptions import BrokerError, EventError
 from vento_wsgi.sse import COMMENT, decode
 
-KINDS = ["memory", "sqlite", "redis"]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    server = RedisServer()
-    server.start("--appendfsync", "no")
-    yield server
-    server.stop()
+KINDS = ["memory", "sqlite", pytest.param("redis", marks=pytest.mark.redis)]
 
 
 @dataclass
@@ -59,14 +51,14 @@ class Opener:
 
 
 @pytest.fixture(params=KINDS)
-def opened(request: pytest.FixtureRequest, server: RedisServer, tmp_path: Path) -> Iterator[Opener]:
-    opener = Opener(
-        {
-            "memory": "memory://",
-            "sqlite": f"sqlite:///{tmp_path}/log.db",
-            "redis": f"{server.address}?name={tmp_path.name}",
-        }[request.param]
-    )
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
+    url = "memory://"
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path}/log.db"
+    elif request.param == "redis":
+        server: RedisServer = request.getfixturevalue("redis_server")
+        url = f"{server.address}?name={tmp_path.name}"
+    opener = Opener(url)
     yield opener
     for broker in opener.brokers:
         broker.close()

@@ -22,19 +22,11 @@ from vento_wsgi.broker.backends.sqlite import event_log as sqlite
 from vento_wsgi.broker.backends.sqlite.event_log import SQLite
 from vento_wsgi.exceptions import BrokerError
 
-PROCESSES = ["sqlite", "redis"]
+PROCESSES = ["sqlite", pytest.param("redis", marks=pytest.mark.redis)]
 """Those that several processes share."""
 
 SLACK = 200
 """Entries that may be kept too many: Redis drops 100 at once, SQLite 64."""
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    server = RedisServer()
-    server.start()
-    yield server
-    server.stop()
 
 
 @dataclass
@@ -57,12 +49,13 @@ class Opener:
 
 
 @pytest.fixture(params=["memory", *PROCESSES])
-def opened(request: pytest.FixtureRequest, server: RedisServer, tmp_path: Path) -> Iterator[Opener]:
-    opener = {
-        "memory": Opener("Memory", ""),
-        "sqlite": Opener("SQLite", str(tmp_path / "log")),
-        "redis": Opener("Redis", f"{server.address}?name={tmp_path.name}"),
-    }[request.param]
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
+    opener = Opener("Memory", "")
+    if request.param == "sqlite":
+        opener = Opener("SQLite", str(tmp_path / "log"))
+    elif request.param == "redis":
+        server: RedisServer = request.getfixturevalue("redis_server")
+        opener = Opener("Redis", f"{server.address}?name={tmp_path.name}")
     yield opener
     for log in opener.logs:
         log.close()
@@ -433,7 +426,7 @@ log = opened()
 start = log.last()
 said("ready")
 for name, limit in (("sqlite", "POLL"), ("redis", "BLOCK")):  # it has to be told
-    if module := sys.modules.get(f"vento_wsgi.broker.{name}"):
+    if module := sys.modules.get(f"vento_wsgi.broker.backends.{name}.event_log"):
         setattr(module, limit, 300)
 for entries in log.follow(start):
     for entry in entries:

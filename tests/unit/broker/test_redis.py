@@ -25,6 +25,8 @@ from vento_wsgi.broker.backends.redis import event_log as module
 from vento_wsgi.broker.backends.redis.event_log import Redis
 from vento_wsgi.exceptions import BrokerError
 
+pytestmark = pytest.mark.redis
+
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[RedisServer]:

@@ -10,11 +10,11 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from support.logs import LONG, SECONDS, Following, script
+from support.logs import LONG, SECONDS, Following, script, sqlite_journal, sqlite_source
 from support.servers import eventually
 
 from vento_wsgi.broker.backends.event_log import Topics
@@ -35,10 +35,6 @@ def log(path: Path) -> Iterator[SQLite]:
     log = SQLite(path, 10_000, LONG)
     yield log
     log.close()
-
-
-def source(path: Path) -> str:
-    return f"SQLite({str(path)!r}, 10_000, 60)"
 
 
 def mode(path: Path) -> int:
@@ -221,7 +217,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_log_that_is_removed_leaves_nothing_to_the_next(path: Path) -> None:
-    with script(source(path), KILLED) as child:
+    with script(sqlite_source(path), KILLED) as child:
         child.process.wait()
     assert Path(f"{path}-wal").stat().st_size > 0
     path.unlink()
@@ -231,80 +227,11 @@ def test_a_log_that_is_removed_leaves_nothing_to_the_next(path: Path) -> None:
         assert [(entry.position[0], entry.block) for entry in kept] == [(1, b"new")]
 
 
-CREATE = """
-said("ready")
-input()
-log = opened()
-said(*[log.append("a", b"")[0] for _ in range(5)])
-input()
-log.close()
-"""
-
-
-def test_of_many_processes_that_find_no_log_one_makes_it(path: Path) -> None:
-    for _ in range(3):
-        with ExitStack() as stack:
-            children = [stack.enter_context(script(source(path), CREATE)) for _ in range(5)]
-            for child in children:
-                assert child.said() == "ready"
-            for child in children:
-                child.tell()
-            given = [int(word) for child in children for word in child.said().split()]
-            assert sorted(given) == list(range(1, 26))
-            for child in children:
-                child.tell()
-                child.ends()
-        assert [file.name for file in path.parent.iterdir()] == ["log.db"]
-        path.unlink()
-
-
-BUSY = """
-log = opened()
-said("ready")
-input()
-for _ in range(400):
-    log.append("a", bytes(16_000))
-said("done")
-log.close()
-"""
-
-
-def journal(path: Path) -> int:
-    try:
-        return Path(f"{path}-wal").stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-def test_the_journal_is_bounded_however_busy_the_publishers_are(path: Path) -> None:
-    # 3 processes write 20 MB without a pause, and the last one may look just before its entry
-    most, entry = 2 * 1024 * 1024, 40_000
-    limits = (
-        "from vento_wsgi.broker.backends.sqlite import event_log as m\n"
-        f"m.MAX_WAITING, m.MAX_JOURNAL = 500_000, {most}"
-    )
-    largest = 0
-    with ExitStack() as stack:
-        children = [stack.enter_context(script(source(path), limits + BUSY)) for _ in range(3)]
-        for child in children:
-            assert child.said() == "ready"
-        for child in children:
-            child.tell()
-        while any(child.process.poll() is None for child in children):
-            largest = max(largest, journal(path))
-        for child in children:
-            assert child.said() == "done"
-            child.ends()
-    assert largest <= most + 3 * entry
-    with closing(SQLite(path, 10_000, LONG)) as log:
-        assert log.last()[0] == 1200
-
-
 def test_the_journal_is_written_back_when_publishers_pause(log: SQLite, path: Path) -> None:
     with Following(log, log.last()) as following:
         following.reached([log.append("a", bytes(60_000)) for _ in range(100)][-1])
         # what comes after the last checkpoint stays until there is as much of it again
-        eventually(lambda: journal(path) <= module.MAX_WAITING, SECONDS)
+        eventually(lambda: sqlite_journal(path) <= module.MAX_WAITING, SECONDS)
         # where a checkpoint would make publishers wait for the disk
         assert log._connection is not None
         assert log._connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
@@ -322,7 +249,7 @@ def test_a_program_that_reads_for_long_cannot_make_the_journal_grow_without_limi
         with pytest.raises(BrokerError, match=r"locked for 0\.1 s.* journal has"):  # noqa: PT012
             for _ in range(100):
                 log.append("a", bytes(16_000))
-        assert journal(path) < 600_000
+        assert sqlite_journal(path) < 600_000
         assert log.read(START, Topics("a"), 1000)
         other.execute("COMMIT")
     monkeypatch.setattr(module, "PATIENCE", SECONDS)
@@ -351,7 +278,7 @@ log.close()
 
 
 def test_no_connection_is_carried_over_a_fork(path: Path) -> None:
-    with script(source(path), CARRIED) as child:
+    with script(sqlite_source(path), CARRIED) as child:
         assert child.said() == "1 2 3"
         child.ends()
 
@@ -401,7 +328,7 @@ other.close()
 
 @pytest.mark.parametrize("action", ["fork", "close"])
 def test_the_loop_runs_on_while_a_checkpoint_is_waited_for(path: Path, action: str) -> None:
-    with script(source(path), WAITED_FOR.format(action=action), patched=True) as child:
+    with script(sqlite_source(path), WAITED_FOR.format(action=action), patched=True) as child:
         assert int(child.said()) > 0
         child.ends()
 
@@ -430,7 +357,7 @@ log.close()
 
 
 def test_a_fork_waits_for_a_checkpoint_even_if_its_greenlet_is_out_of_time(path: Path) -> None:
-    with script(source(path), PATIENT, patched=True) as child:
+    with script(sqlite_source(path), PATIENT, patched=True) as child:
         assert child.said() == "forked"
         child.ends()
 
@@ -460,7 +387,7 @@ def test_a_follower_that_was_killed_is_cleared_away(log: SQLite, path: Path) -> 
     code = "log = opened()\nfor entries in log.follow((0, 0)): said('followed')"
     sockets = Path(f"{path}-wake")
     log.append("a", b"")
-    with script(source(path), code) as child:
+    with script(sqlite_source(path), code) as child:
         assert child.said() == "followed"
         log.append("a", b"")
         assert child.said() == "followed"
@@ -560,7 +487,7 @@ log.close()
 
 
 def test_a_publisher_that_waits_lets_the_other_greenlets_run(path: Path) -> None:
-    with script(source(path), LOCKED, patched=True) as child:
+    with script(sqlite_source(path), LOCKED, patched=True) as child:
         assert child.said() == "2"
         child.ends()
 

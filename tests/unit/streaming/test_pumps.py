@@ -21,6 +21,7 @@ import pytest
 from gevent.event import Event
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.in_process import until
 
 from vento_wsgi.streaming import greenlet_pump as greenlets
 from vento_wsgi.streaming.greenlet_pump import MAX_SOURCES, GreenletPump
@@ -210,12 +211,6 @@ def test_the_finally_block_of_a_source_runs_in_its_own_context(make: Make, block
     blocks.set()
     until(lambda: left != [])
     assert left == ["the handler"]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    with gevent.Timeout(60):
-        while not condition():
-            gevent.sleep(0.001)
 
 
 def test_a_source_is_closed_though_its_thread_is_still_busy_with_its_end() -> None:

@@ -4,11 +4,12 @@ import io
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
-from typing import Any, NoReturn, Protocol, cast
+from typing import Any, NoReturn, cast
 from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
 
 import pytest
+from support.in_process import AppIter, Source, answer, iterate
 from support.servers import OPENING
 from werkzeug.middleware.lint import LintMiddleware
 from werkzeug.test import create_environ
@@ -19,60 +20,6 @@ from vento_wsgi.streaming.stream import FAILED, Stream
 
 TEXT = "text/plain"
 EVENTS = "text/event-stream"
-
-
-class AppIter(Protocol):
-    """What a WSGI server is given: it iterates it, and calls close()."""
-
-    def __iter__(self) -> Iterator[bytes]: ...
-    def close(self) -> object: ...
-
-
-def answer(response: Response, method: str = "GET", **environ: Any) -> AppIter:
-    """What the server is given for a request."""
-    environ = {**create_environ("/path", method=method), **environ}
-    started: list[object] = []
-    written: list[bytes] = []
-
-    def start_response(*head: object) -> Callable[[bytes], object]:
-        started.append(head)
-        return written.append
-
-    app_iter = response(environ, start_response)
-    assert len(started) == 1
-    assert b"".join(written) == b""
-    return cast(AppIter, app_iter)
-
-
-def serve(app_iter: AppIter) -> tuple[bytes, bool]:
-    """What a server makes of a stream: the bytes that it sends, and whether they are whole."""
-    sent = b""
-    with closing(app_iter):
-        try:
-            for chunk in app_iter:
-                sent += chunk
-        except StreamAborted:
-            return sent, False
-    return sent, True
-
-
-class Source:
-    """Gives its items, raises those that are exceptions, and tells what became of it."""
-
-    def __init__(self, *items: object) -> None:
-        self._items = items
-        self.taken = 0
-        self.closed = 0
-
-    def __iter__(self) -> Iterator[Any]:
-        for item in self._items:
-            self.taken += 1
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-
-    def close(self) -> None:
-        self.closed += 1
 
 
 def stream(source: Source, **options: Any) -> Stream:
@@ -123,7 +70,7 @@ def test_a_chunk_is_taken_only_when_the_server_asks_for_it() -> None:
 
 
 def test_the_opening_of_an_event_stream_is_nothing_to_a_client() -> None:
-    sent, _ = serve(answer(Response([Event("a")], content_type=EVENTS)))
+    sent, _ = iterate(answer(Response([Event("a")], content_type=EVENTS)))
     assert [event for event in decode([sent]) if event.data is not None] == [Event("a")]
 
 
@@ -149,7 +96,7 @@ def test_an_exhausted_stream_stays_exhausted() -> None:
 
 
 def test_an_exhausted_stream_logs_no_error(caplog: pytest.LogCaptureFixture) -> None:
-    assert serve(answer(Response(iter(["a"])))) == (b"a", True)
+    assert iterate(answer(Response(iter(["a"])))) == (b"a", True)
     assert errors(caplog) == []
 
 
@@ -228,7 +175,7 @@ def test_a_client_that_leaves_before_the_headers_has_the_source_closed(at: str, 
     source = Source(b"a")
     response = Response(source, content_type=kind)
     with suppress(BrokenPipeError):
-        serve(cast(AppIter, response(create_environ(), start_response)))
+        iterate(cast(AppIter, response(create_environ(), start_response)))
     assert (source.taken, source.closed) in [(0, 1), (1, 1)]
 
 
@@ -244,7 +191,7 @@ def test_a_response_without_a_body_closes_its_source_untouched(
     callbacks = []
     response = Response(source, status, content_type=kind)
     response.call_on_close(lambda: callbacks.append(source.closed))
-    assert serve(answer(response, method)) == (b"", True)
+    assert iterate(answer(response, method)) == (b"", True)
     assert (source.taken, source.closed) == (0, 1)
     assert callbacks == [1]
 
@@ -275,7 +222,7 @@ def test_a_failure_tells_an_event_stream_first_and_nothing_of_the_cause() -> Non
 @pytest.mark.parametrize("half", ["data: the first half, ", "data: the first half, \n", "id: 7"])
 def test_a_failure_makes_no_event_of_half_a_block(half: str) -> None:
     source = Source("data: whole\n\n", half, RuntimeError())
-    sent, whole = serve(answer(Response(source, content_type=EVENTS)))
+    sent, whole = iterate(answer(Response(source, content_type=EVENTS)))
     assert not whole
     told = [event for event in decode([sent]) if event.data is not None]
     assert told in ([Event("whole")], [Event("whole"), *decode([FAILED])])
@@ -312,7 +259,7 @@ def test_a_failure_is_logged_once_with_its_traceback_and_its_route(
     kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     response = Response(failing(), content_type=kind)
-    _, whole = serve(answer(response, **{ROUTE: "GET /chats/<id>"}))
+    _, whole = iterate(answer(response, **{ROUTE: "GET /chats/<id>"}))
     assert not whole
     (record,) = errors(caplog)
     assert record.name == "vento_wsgi.streaming.stream"
@@ -323,7 +270,7 @@ def test_a_failure_is_logged_once_with_its_traceback_and_its_route(
 
 
 def test_without_a_route_the_log_names_the_request(caplog: pytest.LogCaptureFixture) -> None:
-    serve(answer(Response(failing()), "POST"))
+    iterate(answer(Response(failing()), "POST"))
     (record,) = errors(caplog)
     assert "POST /path" in record.getMessage()
 
@@ -333,7 +280,7 @@ def test_a_request_without_a_path_can_fail_as_well(caplog: pytest.LogCaptureFixt
     environ = create_environ()
     del environ["PATH_INFO"]
     app_iter = Response(failing())(environ, lambda *_: lambda _: None)
-    assert serve(cast(AppIter, app_iter)) == (b"data: one\n\n", False)
+    assert iterate(cast(AppIter, app_iter)) == (b"data: one\n\n", False)
     assert len(errors(caplog)) == 1
 
 
@@ -349,7 +296,7 @@ def test_what_the_server_is_told_shows_nothing_of_the_cause_and_is_a_broken_pipe
 
 def test_a_bad_item_is_a_failure_of_its_source(caplog: pytest.LogCaptureFixture) -> None:
     source = Source("a", {"b": 1})
-    assert serve(answer(Response(source))) == (b"a", False)
+    assert iterate(answer(Response(source))) == (b"a", False)
     assert source.closed == 1
     (record,) = errors(caplog)
     assert record.exc_text is not None
@@ -359,7 +306,7 @@ def test_a_bad_item_is_a_failure_of_its_source(caplog: pytest.LogCaptureFixture)
 def test_an_event_in_a_stream_that_is_not_one_of_events_is_a_failure(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    assert serve(answer(Response(iter([Event("a")])))) == (b"", False)
+    assert iterate(answer(Response(iter([Event("a")])))) == (b"", False)
     (record,) = errors(caplog)
     assert record.exc_text is not None
     assert 'give the stream the content type "text/event-stream"' in record.exc_text
@@ -453,7 +400,7 @@ def test_of_several_errors_in_closing_all_are_logged(
 
 def test_an_error_in_closing_does_not_hide_a_failure(caplog: pytest.LogCaptureFixture) -> None:
     source = Unclosable(b"a", RuntimeError("the model is gone"))
-    assert serve(answer(Response(source))) == (b"a", False)
+    assert iterate(answer(Response(source))) == (b"a", False)
     assert source.closed == 1
     failed, unclosed = errors(caplog)
     assert "the model is gone" in str(failed.exc_text)
@@ -485,7 +432,7 @@ def test_a_body_of_the_length_that_was_announced_is_whole(
     chunks: Sequence[bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     response, source = sized(6, *chunks)
-    assert serve(answer(response)) == (b"abcdef", True)
+    assert iterate(answer(response)) == (b"abcdef", True)
     assert source.closed == 1
     assert errors(caplog) == []
 
@@ -495,7 +442,7 @@ def test_a_body_that_is_too_short_breaks_the_connection_off(
     chunks: Sequence[bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     response, source = sized(6, *chunks)
-    assert serve(answer(response)) == (b"".join(chunks), False)
+    assert iterate(answer(response)) == (b"".join(chunks), False)
     assert source.closed == 1
     (record,) = errors(caplog)
     missing = 6 - sum(map(len, chunks))
@@ -507,7 +454,7 @@ def test_a_body_that_is_too_long_is_cut_and_breaks_the_connection_off(
     chunks: Sequence[bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     response, source = sized(6, *chunks, b"and more")
-    assert serve(answer(response)) == (b"abcdef", False)
+    assert iterate(answer(response)) == (b"abcdef", False)
     assert source.closed == 1
     assert source.taken == len(chunks)
     (record,) = errors(caplog)
@@ -516,7 +463,7 @@ def test_a_body_that_is_too_long_is_cut_and_breaks_the_connection_off(
 
 def test_an_empty_body_of_length_0_is_whole() -> None:
     response, source = sized(0)
-    assert serve(answer(response)) == (b"", True)
+    assert iterate(answer(response)) == (b"", True)
     assert source.closed == 1
 
 
@@ -537,7 +484,7 @@ def test_an_event_stream_never_sends_more_than_its_content_length(
     chunks: Sequence[bytes | Exception], whole: bool
 ) -> None:
     response, source = sized(len(EVENT), *chunks, kind=EVENTS)
-    sent, ended_well = serve(answer(response))
+    sent, ended_well = iterate(answer(response))
     assert ended_well is whole
     assert len(sent) <= len(EVENT)
     assert source.closed == 1
@@ -545,7 +492,7 @@ def test_an_event_stream_never_sends_more_than_its_content_length(
 
 def test_a_file_of_events_is_sent_in_the_length_that_it_has() -> None:
     response = Response(io.BytesIO(EVENT * 3), content_type=EVENTS)
-    sent, whole = serve(answer(response))
+    sent, whole = iterate(answer(response))
     assert whole
     assert sent.endswith(EVENT * 3)
     assert response.content_length in (None, len(sent))

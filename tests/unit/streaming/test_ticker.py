@@ -1,21 +1,17 @@
-"""The clock asks all its members, and stops when there are none; a watch tells who has left."""
+"""The ticker asks all its members, and stops when there are none."""
 
 import logging
-import select
-import socket
-import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from typing import Any
 
 import gevent
 import pytest
+from support.in_process import until
 
 from vento_wsgi.streaming import ticker as module
-from vento_wsgi.streaming.disconnect import DisconnectWatcher
 from vento_wsgi.streaming.ticker import LoopTicker, Ticker, process_ticker
 
 
@@ -59,13 +55,6 @@ def runs(ticker: Ticker, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float
     until(lambda: runs == [])
 
 
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for `condition()`, with the loop going on."""
-    with gevent.Timeout(60):
-        while not condition():
-            gevent.sleep(0.001)
-
-
 class Member:
     """Counts how often it is asked, and may then do something."""
 
@@ -81,9 +70,6 @@ class Member:
     def check(self) -> None:
         """As a watch is asked."""
         self.tick(1.0)
-
-
-# The clock.
 
 
 def test_each_member_is_asked_at_every_tick(ticker: Ticker) -> None:
@@ -237,125 +223,3 @@ def test_importing_the_package_starts_nothing() -> None:
         [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, timeout=60
     )
     assert done.stdout.split() == ["1", "None", "False"], done.stderr
-
-
-# The watch.
-
-
-class Told:
-    """A server's end of a connection that is watched, and what the watch has told."""
-
-    def __init__(self, ticker: Ticker) -> None:
-        self.ticker = ticker
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.client = socket.create_connection(listener.getsockname())
-            self.sock, _ = listener.accept()
-        self.said: list[str] = []
-        self.watch = DisconnectWatcher(
-            self.sock, ticker, lambda: self.said.append("left"), lambda: self.said.append("probe")
-        )
-
-    def says(self, *expected: str) -> None:
-        """Wait until it has said that, and then some beats more."""
-        until(lambda: len(self.said) >= len(expected))
-        after: Any = Member()
-        self.ticker.suspect(after)
-        until(lambda: after.asked >= 3)
-        self.ticker.suspects.discard(after)
-        assert self.said == [*expected]
-
-    def is_suspect(self) -> bool:
-        return self.watch in self.ticker.suspects
-
-    def close(self) -> None:
-        self.watch.close()
-        self.client.close()
-        self.sock.close()
-
-
-@pytest.fixture(params=["linux", "macos"])
-def told(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Told]:
-    if request.param == "macos":
-        monkeypatch.delattr(select, "POLLRDHUP")
-    ticker = LoopTicker()
-    with closing(Told(ticker)) as told:
-        yield told
-    ticker.suspects.clear()
-    until(lambda: not ticker._beating)
-
-
-def reset(sock: socket.socket) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
-
-
-def test_nothing_is_told_of_a_client_that_is_there(told: Told) -> None:
-    told.says()
-    assert not told.is_suspect()
-
-
-def test_a_client_that_closes_is_probed_once_and_has_left_when_it_answers(told: Told) -> None:
-    told.client.close()
-    told.says("probe")
-    assert told.is_suspect()
-    told.sock.send(b"are you there?")
-    told.says("probe", "left")
-    assert not told.is_suspect()
-
-
-def test_a_client_that_has_no_more_to_say_has_not_left(told: Told) -> None:
-    told.client.shutdown(socket.SHUT_WR)
-    told.says("probe")
-    told.sock.send(b"are you there?")
-    assert told.client.recv(100) == b"are you there?"
-    told.says("probe")
-    assert told.is_suspect()
-
-
-def test_a_client_that_resets_has_left(told: Told) -> None:
-    reset(told.client)
-    told.says("left")
-    assert not told.is_suspect()
-
-
-def test_bytes_that_nobody_reads_are_no_departure_and_hide_none(told: Told) -> None:
-    told.client.send(b"another request")
-    until(told.is_suspect)
-    told.says()
-    told.client.close()
-    if not hasattr(select, "POLLRDHUP"):
-        told.says()
-        assert told.sock.recv(100) == b"another request"  # then a reader sees it
-    told.says("probe")
-    told.sock.send(b"are you there?")
-    told.says("probe", "left")
-
-
-def test_bytes_that_nobody_reads_hide_no_reset(told: Told) -> None:
-    told.client.send(b"another request")
-    until(told.is_suspect)
-    reset(told.client)
-    told.says("left")
-
-
-def test_a_watch_that_is_closed_tells_nothing(told: Told) -> None:
-    told.client.send(b"another request")
-    until(told.is_suspect)
-    told.watch.close()
-    told.watch.close()
-    assert not told.is_suspect()
-    reset(told.client)
-    until(lambda: bool(select.select([told.sock], [], [], 0)[0]))
-    told.watch.check()
-    told.says()
-
-
-def test_a_watch_can_be_closed_by_what_it_tells() -> None:
-    ticker = LoopTicker()
-    with closing(Told(ticker)) as told:
-        told.watch.close()
-        watch = DisconnectWatcher(told.sock, ticker, lambda: None, lambda: watch.close())
-        told.client.close()
-        until(lambda: watch._closed)
-        assert watch not in ticker.suspects
-    until(lambda: not ticker._beating)

@@ -3,49 +3,19 @@
 The same is promised on both, except for what a waiting subscriber costs.
 """
 
-import json
-import logging
-import re
 import resource
-import signal
 import socket
-import ssl
-import struct
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from itertools import count, pairwise
-from pathlib import Path
+from contextlib import ExitStack
+from itertools import pairwise
 from typing import Any
-from wsgiref.validate import validator
 
-import gevent
 import pytest
-from support import servers
-from support.logs import RedisServer
-from support.servers import EVENT_SOURCE, Raw, connect, eventually, serve
-from test_engine import Chunked, Server, certificate, is_reset, target
-from werkzeug.test import EnvironBuilder, run_wsgi_app
+from support.engine import Server, on_stream_worker
+from support.servers import STOCK, STREAM_WORKER, eventually, is_reset, reset_on_close, target
+from support.subscribers import Source, numbers_of, parked, publish, settled, started, subscribed
 
-from vento_wsgi import Broker, Context, Event, create_app, create_router
-from vento_wsgi.broker.body import SubscriptionBody
-from vento_wsgi.broker.frames import Frame
-from vento_wsgi.broker.parked import ParkedSubscriber
-from vento_wsgi.exceptions import BrokerError
-from vento_wsgi.sse import decode
-from vento_wsgi.streaming.options import StreamOptions
-
-__all__ = ["certificate"]
-
-HERE = Path(__file__).resolve().parents[1]
-STREAM_WORKER, GEVENT = "gunicorn-StreamWorker", "gunicorn-gevent"
-WINDOW = 0.5  # seconds
-CONFIG = """
-def post_request(worker, req, environ, resp):
-    worker.log.info("hook: %s?%s %s", req.path, req.query, resp.sent if resp else None)
-"""
-
-numbers = count()
-on_stream_worker = pytest.mark.parametrize("server", [STREAM_WORKER], indirect=True)
+from vento_wsgi import Event
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,107 +27,13 @@ def descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-@contextmanager
-def started(name: str, tmp: Path, *options: str, **environ: str) -> Iterator[Server]:
-    environ = {"VENTO_DRAIN_WINDOW": str(WINDOW), "PYTHONDEVMODE": "1", **environ}
-    options = ("--worker-connections=5000", *options)
-    with serve(name, "apps.slots:app", cwd=HERE, tmp=tmp, options=options, env=environ) as running:
-        yield Server(running, lambda: connect(running))
-
-
-@pytest.fixture(scope="module", params=[STREAM_WORKER, GEVENT])
+@pytest.fixture(scope="module", params=[STREAM_WORKER, STOCK])
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    with started(request.param, tmp_path_factory.mktemp("slots")) as server:
+    with started(request.param, tmp_path_factory.mktemp("parked")) as server:
         yield server
         assert "Traceback" not in server.running.log().replace("told to fail", "")
-
-
-@pytest.fixture
-def logged(tmp_path: Path) -> Iterator[Server]:
-    """A StreamWorker that logs accesses and has a hook for each request."""
-    (tmp_path / "conf.py").write_text(CONFIG)
-    log = tmp_path / "access"
-    options = (f"--access-logfile={log}", "--access-logformat=%(U)s?%(q)s %(s)s %(B)s")
-    with started(STREAM_WORKER, tmp_path, *options, f"--config={tmp_path}/conf.py") as server:
-        yield server
-
-
-@pytest.fixture
-def name() -> str:
-    """A topic, and the name of a stream, that no other test has."""
-    return f"topic{next(numbers)}"
-
-
-class Source:
-    """A client of one subscription, and what it has read."""
-
-    def __init__(self, raw: Raw) -> None:
-        self.raw = raw
-        self.response = Chunked(raw)
-        self.head = b""
-
-    def opened(self) -> Event:
-        """Read the head, the opening comment and the first mark."""
-        self.head = self.response.head()
-        first = b""
-        while not first.endswith(b"\n\n"):  # the first of a process waits for its fan-out
-            chunk = self.response.next()
-            assert chunk is not None
-            first += chunk
-        assert first.startswith(b":\nretry: 3000\nid: "), first
-        *_, mark = decode([first])
-        assert mark.data is None
-        return mark
-
-    def next(self) -> list[Event]:
-        chunk = self.response.next()
-        assert chunk is not None
-        return list(decode([chunk]))
-
-    def until(self, data: str) -> list[Event]:
-        """The events up to the one with `data`."""
-        found: list[Event] = []
-        while not found or (found[-1].data or "").strip(".") != data:
-            found += self.next()
-        return [event for event in found if event.data is not None]
-
-    def rest(self) -> list[Event]:
-        return list(decode([self.response.rest()]))
-
-
-@contextmanager
-def subscribed(
-    server: Server, path: str, *fields: str, method: str = "GET", buffer: int | None = None
-) -> Iterator[Source]:
-    with ExitStack() as stack:
-        sock = stack.enter_context(socket.socket())
-        if buffer is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-        sock.settimeout(30)
-        sock.connect((server.running.host, server.running.port))
-        source = Source(Raw(sock, server.running))
-        stack.enter_context(source.response)
-        source.raw.ask(method, path, EVENT_SOURCE, *fields)
-        yield source
-
-
-def publish(server: Server, topic: str, **query: object) -> list[str]:
-    return server.get(target(f"/publish/{topic}", **query)).decode().split()
-
-
-def parked(server: Server) -> Any:
-    return json.loads(server.get("/parked"))
-
-
-def settled(server: Server, sinks: int = 0) -> Any:
-    eventually(lambda: parked(server)["sinks"] == sinks, explain=lambda: str(parked(server)))
-    return parked(server)
-
-
-def numbers_of(events: list[Event]) -> list[int]:
-    return [int((event.data or "").strip(".")) for event in events]
 
 
 # What a subscriber is sent.
@@ -270,7 +146,7 @@ def test_thousands_that_come_and_vanish_leave_nothing(server: Server, name: str)
 
     def left() -> Any:
         now = server.census()
-        if server.name == GEVENT:  # greenlets of sources, kept
+        if server.name == STOCK:  # greenlets of sources, kept
             now["greenlet"] = now["a watcher: callback"] = 0
         return now - before
 
@@ -292,7 +168,7 @@ def come_and_vanish(server: Server, topic: str, number: int, crowd: int) -> None
                 assert data, got
                 got += data
             if crowd % 800:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                reset_on_close(sock)
 
 
 # How it ends.
@@ -305,8 +181,7 @@ def test_a_client_that_leaves_is_noticed(server: Server, name: str, reset: bool)
         publish(server, name)
         source.next()
         if reset:
-            linger = struct.pack("ii", 1, 0)
-            source.raw.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            reset_on_close(source.raw.sock)
     ending = server.ending(name)
     assert ending["reason"] == "disconnected"
     assert ending["chunks"] >= 2
@@ -399,7 +274,7 @@ def test_drop_oldest_keeps_a_slow_client_and_tells_it(server: Server, name: str)
         gaps = [event.event == "gap" for event in events]
         numbers = [None if gap else numbers_of([event])[0] for gap, event in zip(gaps, events)]
         assert any(gaps)
-        assert gaps.count(True) == 1 or server.name == GEVENT
+        assert gaps.count(True) == 1 or server.name == STOCK
         for before, after in pairwise(numbers):  # with what is missing in its place
             assert before is None or after is None or after == before + 1
         assert numbers[-10:] == list(range(190, 200))
@@ -512,44 +387,6 @@ def test_a_place_among_the_streams_is_free_again(server: Server, name: str) -> N
             assert not is_free()
 
 
-def test_gunicorn_logs_each_access_once_with_the_bytes_of_its_body(
-    logged: Server, name: str, tmp_path: Path
-) -> None:
-    with subscribed(logged, target(f"/events/{name}", deadline=0.3, name=name)) as source:
-        source.opened()
-        publish(logged, name, count=3)
-        source.response.rest()
-    size = logged.ending(name)["bytes"]
-    with subscribed(logged, f"/events/{name}", "Last-Event-ID: x") as source:
-        source.response.head()
-    asked = f"/events/{name}"
-
-    def lines() -> list[str]:
-        return [line for line in (tmp_path / "access").read_text().split("\n") if asked in line]
-
-    eventually(lambda: len(lines()) == 2)
-    assert lines()[0].endswith(f" 200 {size}")
-    hooks = re.findall(rf"hook: {asked}.*", logged.running.log())
-    eventually(lambda: len(re.findall(rf"hook: {asked}\?", logged.running.log())) == 2)
-    assert hooks[0].endswith(str(size))
-
-
-def test_a_client_that_stops_within_the_replay_is_told_of_once(
-    logged: Server, name: str, tmp_path: Path
-) -> None:
-    ids = publish(logged, name, count=900, size=5000)
-    query = {"name": name, "send_timeout": 0.5, "closes": f"{name}c", "sndbuf": 4096}
-    path = target(f"/events/{name}", lastEventId=ids[0], **query)
-    with subscribed(logged, path, buffer=4096) as source:
-        assert logged.ending(name)["reason"] == "stalled"
-        assert is_reset(source.raw)
-    assert logged.notes(f"{name}c")["left"] == ["closed"]
-    settled(logged)
-    assert len(re.findall(rf"hook: /events/{name}\?", logged.running.log())) == 1
-    access = (tmp_path / "access").read_text()
-    assert len(re.findall(rf"/events/{name}\?", access)) == 1
-
-
 # Silence.
 
 
@@ -608,197 +445,3 @@ def test_head_subscribes_to_nothing(server: Server, name: str) -> None:
         assert head.headers["Content-Type"].startswith("text/event-stream")
         assert raw.request("GET", "/hello").status == 200, "the connection goes on"
     settled(server)
-
-
-def test_tls_is_streamed(
-    certificate: tuple[Path, Path], tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    key, issued = certificate
-    context = ssl.create_default_context(cafile=str(issued))
-
-    def connect_securely(running: Any, timeout: float = 10) -> Raw:
-        raw = connect(running, timeout)
-        raw.sock = context.wrap_socket(raw.sock, server_hostname=running.host)
-        return raw
-
-    monkeypatch.setattr(servers, "connect", connect_securely)
-    options = (f"--keyfile={key}", f"--certfile={issued}")
-    with started(STREAM_WORKER, tmp_path, *options) as plain:
-        server = Server(plain.running, lambda: connect_securely(plain.running))
-        with server.connect() as raw, Chunked(raw) as response:
-            raw.ask("GET", f"/events/{name}")
-            response.head()
-            opening = response.next() or b""
-            while b"\nid: " not in opening:
-                opening += response.next() or b""
-            publish(server, name)
-            assert (response.next() or b"").endswith(b"data: 0\n\n")
-            assert parked(server)["ParkedSubscriber"] == 0
-
-
-# How a worker stops.
-
-
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP])
-def test_a_worker_that_stops_asks_all_back_over_a_window(
-    tmp_path: Path, name: str, how: signal.Signals
-) -> None:
-    url = f"sqlite:///{tmp_path}/log.db"
-    grace = "--graceful-timeout=20"
-    with started(STREAM_WORKER, tmp_path, grace, URL=url) as server, ExitStack() as stack:
-        old = server.get("/pid")
-        sources = [
-            stack.enter_context(subscribed(server, target(f"/events/{name}", closes=name)))
-            for _ in range(60)
-        ]
-        marks = [source.opened() for source in sources]
-        ids = publish(server, name, count=3)
-        told = sources[-1].until("2")  # it is told after all others
-        server.running.process.send_signal(how)
-        retries = []
-        for source in sources:
-            *events, last = source.rest()
-            if source is sources[-1]:
-                events = [*told, *events]
-            assert [event.id for event in events] == ids
-            assert last.retry is not None
-            assert last.id is None
-            retries.append(last.retry)
-            assert source.raw.sock.recv(1) == b""
-        assert max(retries) <= 1000 + WINDOW * 1000
-        assert len(set(retries)) > 10
-        if how is signal.SIGTERM:
-            assert server.running.process.wait(60) == 0
-        else:
-            eventually(lambda: server.get("/pid") != old)
-            publish(server, name, start=3)
-            for after, wanted in ((ids[1], [2, 3]), (marks[0].id, [0, 1, 2, 3])):
-                with subscribed(server, f"/events/{name}", f"Last-Event-ID: {after}") as source:
-                    source.response.head()
-                    assert numbers_of(source.until("3")) == wanted
-        assert "Traceback" not in server.running.log()
-
-
-def test_a_worker_that_has_no_time_asks_all_back_at_once(tmp_path: Path, name: str) -> None:
-    grace = "--graceful-timeout=5"
-    with (
-        started(STREAM_WORKER, tmp_path, grace, VENTO_DRAIN_WINDOW="60") as server,
-        ExitStack() as stack,
-    ):
-        sources = [stack.enter_context(subscribed(server, f"/events/{name}")) for _ in range(60)]
-        for source in sources:
-            source.opened()
-        server.running.process.terminate()
-        retries = [event.retry for source in sources for event in source.rest()]
-        assert len(retries) == 60
-        assert max(retry or 0 for retry in retries) > WINDOW * 1000
-
-
-# When the log fails.
-
-
-def test_a_redis_that_goes_away_ends_nobody_and_refuses_newcomers(
-    tmp_path: Path, name: str
-) -> None:
-    redis = RedisServer()
-    redis.start()
-    try:
-        with (
-            started(STREAM_WORKER, tmp_path, URL=redis.url) as server,
-            subscribed(server, target(f"/events/{name}", heartbeat=0.3)) as source,
-        ):
-            source.opened()
-            (given,) = publish(server, name)
-            assert source.until("0")[0].id == given
-            redis.kill()
-            assert source.response.next() == b":\n"
-            redis.start()
-            publish(server, name, start=1)
-            assert numbers_of(source.until("1")) == [1]
-    finally:
-        redis.stop()
-
-
-def test_a_log_that_fails_before_a_subscription_is_an_error_and_within_it_an_event(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    broker = Broker("memory://")
-    first = broker.publish("a", "x")
-    source = broker._opened().source()
-
-    def fails(*_: object) -> Any:
-        raise BrokerError("the log is gone")
-
-    subscription = broker.subscribe("a", after=first)
-    broker.publish("a", "y")
-    monkeypatch.setattr(source, "read", fails)
-    ours, theirs = socket.socketpair()
-    sent: list[bytes] = []
-    ended: list[str] = []
-    with ours:
-        policies = StreamOptions(on_end=lambda ending: ended.append(str(ending.reason)))
-        environ = EnvironBuilder(path="/events").get_environ()
-        feed = SubscriptionBody(
-            subscription,
-            lambda: None,  # type: ignore[arg-type, return-value]
-            lambda: ended.append("closed"),
-            environ,
-            policies,
-        )
-        with caplog.at_level(logging.ERROR):
-            feed.park(sent.append, theirs.detach, lambda size: ended.append(str(size)))
-        gevent.sleep(0)
-        assert ours.recv(1) == b""
-    (data,) = sent
-    assert data.startswith(b":\nretry: 3000\nevent: error\n")
-    assert ended == ["closed", str(len(data)), "failed"]
-    assert "the log is gone" in caplog.text
-    assert broker._opened().told()._all() == ()
-    broker.close()
-
-
-def test_what_was_read_from_the_log_is_not_sent_again() -> None:
-    broker = Broker("memory://")
-    source = broker._opened().source()
-    subscription = broker.subscribe("a")
-    frames = [Frame(n, b"id: %d\ndata: x\n\n" % n) for n in range(1, 6)]
-    ours, theirs = socket.socketpair()
-    with ours:
-        slot = ParkedSubscriber(subscription, StreamOptions(), "/events", None, None, None, "end")
-        slot.join(broker._opened().told())
-        slot.put(frames[2])
-        slot.put(frames[3])
-        slot.open(theirs.detach(), 3)
-        for each in (frames[1], frames[3], frames[4], frames[4]):
-            slot.put(each)
-        assert ours.recv(1 << 16) == frames[3].chunk + frames[4].chunk
-        slot.dismiss()
-        assert ours.recv(1 << 16) == b"0\r\n\r\n"
-        assert ours.recv(1) == b""
-    assert source.last() == 0
-    broker.close()
-
-
-def test_wsgiref_finds_nothing_wrong_with_a_subscription() -> None:
-    broker = Broker("memory://")
-    router = create_router()
-
-    @router.get("/")
-    def events(ctx: Context) -> Any:
-        return ctx.sse(broker.subscribe("a", after=ctx.last_event_id))
-
-    app = create_app()
-    app.use(router)
-    after = broker.publish("a", "0")
-    broker.publish("a", "1")
-    environ = EnvironBuilder().get_environ()
-    environ["HTTP_LAST_EVENT_ID"] = after
-    body, status, headers = run_wsgi_app(validator(app), environ)
-    assert status == "200 OK"
-    assert headers["Content-Type"].startswith("text/event-stream")
-    got = b""
-    while b"data: 1\n\n" not in got:
-        got += next(iter(body))
-    body.close()  # type: ignore[attr-defined]
-    assert broker._opened().told()._all() == ()
-    broker.close()
