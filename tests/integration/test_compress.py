@@ -16,7 +16,7 @@ from playwright.sync_api import Browser
 from support.codings import CODINGS, Decoder
 from support.servers import EVENT_SOURCE, Raw, Running, connect, eventually, serve
 
-from vento_wsgi.streaming.stream import FAILED
+from vento_wsgi.streaming.endings import FAILED
 
 # On real servers: to curl, to Chromium, and to what sees the wire
 

@@ -17,7 +17,8 @@ from support.servers import EVENT_SOURCE, OPENING, Body, Raw, Running, connect, 
 from werkzeug.test import create_environ
 
 from vento_wsgi import Context, Event, StreamAborted, decode
-from vento_wsgi.streaming.stream import FAREWELL, Stream
+from vento_wsgi.streaming.endings import FAREWELL
+from vento_wsgi.streaming.stream import Stream
 
 STREAM_WORKER = "gunicorn-StreamWorker"
 GEVENT = (STREAM_WORKER, "gunicorn-gevent", "gunicorn-gevent_pywsgi", "gevent-pywsgi")
@@ -213,11 +214,11 @@ def test_a_client_has_time_to_read_the_error_before_the_break() -> None:
     response = Context(create_environ()).sse(failing())
     stream = response.get_app_iter(create_environ())
     assert isinstance(stream, Stream)
-    while b"event: error" not in next(stream):
+    while b"event: error" not in next(iter(stream)):
         pass
     start = time.monotonic()
     with pytest.raises(StreamAborted):
-        next(stream)
+        next(iter(stream))
     assert time.monotonic() - start >= FAREWELL * 0.9
     stream.close()
 

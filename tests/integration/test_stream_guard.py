@@ -31,7 +31,7 @@ from support.servers import (
     serve,
 )
 
-from vento_wsgi.streaming.stream import FAILED
+from vento_wsgi.streaming.endings import FAILED
 
 STREAM_WORKER = "gunicorn-StreamWorker"
 GEVENT = (STREAM_WORKER, "gunicorn-gevent")

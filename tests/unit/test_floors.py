@@ -54,7 +54,7 @@ HOUSE = (
         ("", "__main__", "cli", "contrib", "doctor", "server", "testing"),
         ("werkzeug",),
         {
-            "server": ("gevent", "greenlet", "gunicorn"),
+            "server": ("gevent", "greenlet", "gunicorn", "gunicorn_h1c"),
             "contrib.flask": ("flask",),
             "contrib.prometheus": ("prometheus_client",),
             "contrib.django": ("asgiref", "django"),

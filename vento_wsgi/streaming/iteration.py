@@ -103,7 +103,7 @@ class Iteration(Iterator[bytes]):
             self._ended = True
             if end := stream.last(b""):
                 return self._hand_over(end)
-        raise self._end()
+        raise self._end() from None
 
     def _give(self, piece: bytes) -> bytes:
         """Give a piece of the source."""

@@ -14,6 +14,7 @@ from vento_wsgi.broker.body import SubscriptionBody
 from vento_wsgi.broker.frames import Frame
 from vento_wsgi.broker.parked import ParkedSubscriber
 from vento_wsgi.exceptions import BrokerError
+from vento_wsgi.streaming.connection import Connection
 from vento_wsgi.streaming.options import StreamOptions
 
 
@@ -43,8 +44,13 @@ def test_a_log_that_fails_before_a_subscription_is_an_error_and_within_it_an_eve
             environ,
             policies,
         )
+
+        class Sent(Connection):
+            def push(self, chunks: Any, outlet: Any = None, *, each: bool) -> None:
+                sent.extend(chunks)
+
         with caplog.at_level(logging.ERROR):
-            feed.park(sent.append, theirs.detach, lambda size: ended.append(str(size)))
+            feed.park(Sent(), theirs.detach, lambda size: ended.append(str(size)))
         gevent.sleep(0)
         assert ours.recv(1) == b""
     (data,) = sent
@@ -62,7 +68,10 @@ def test_what_was_read_from_the_log_is_not_sent_again() -> None:
     frames = [Frame(n, b"id: %d\ndata: x\n\n" % n) for n in range(1, 6)]
     ours, theirs = socket.socketpair()
     with ours:
-        slot = ParkedSubscriber(subscription, StreamOptions(), "/events", None, None, None, "end")
+        environ = EnvironBuilder(path="/events").get_environ() | {
+            "HTTP_ACCEPT": "text/event-stream"
+        }
+        slot = ParkedSubscriber(subscription, environ, None, StreamOptions(), None)
         slot.join(broker._opened().told())
         slot.put(frames[2])
         slot.put(frames[3])

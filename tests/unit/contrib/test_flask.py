@@ -12,7 +12,7 @@ from support.servers import OPENING
 
 from vento_wsgi import BodyError, Broker, StreamAborted, decode
 from vento_wsgi.contrib.flask import file, last_event_id, sse, stream
-from vento_wsgi.streaming.stream import FAILED
+from vento_wsgi.streaming.endings import FAILED
 
 
 class Own(flask.Response):

@@ -16,7 +16,7 @@ from werkzeug.test import Client
 from vento_wsgi import Context, create_app, create_router
 from vento_wsgi.contrib.prometheus import StreamMetrics, child_exit
 from vento_wsgi.middleware import StreamGuard
-from vento_wsgi.streaming.stream import MAX_PIECE
+from vento_wsgi.streaming.iteration import MAX_PIECE
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from werkzeug.test import Client, EnvironBuilder, run_wsgi_app
 from vento_wsgi import Context, Event, Response, StreamAborted, create_app, create_router
 from vento_wsgi.bodies.codings import LEVELS, encoders
 from vento_wsgi.middleware import compress
-from vento_wsgi.streaming.stream import FAILED
+from vento_wsgi.streaming.endings import FAILED
 
 TEXT = "To be compressed, or not to be compressed. " * 50
 

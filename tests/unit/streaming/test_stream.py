@@ -15,8 +15,9 @@ from werkzeug.middleware.lint import LintMiddleware
 from werkzeug.test import create_environ
 
 from vento_wsgi import CloseReason, Event, Response, StreamAborted, decode
+from vento_wsgi.streaming.endings import FAILED
 from vento_wsgi.streaming.environ import ROUTE
-from vento_wsgi.streaming.stream import FAILED, Stream
+from vento_wsgi.streaming.stream import Stream
 
 TEXT = "text/plain"
 EVENTS = "text/event-stream"
@@ -110,7 +111,7 @@ def test_a_stream_that_the_server_closes_early_closes_its_source(
     source = Source(b"a", b"b")
     app_iter = stream(source)
     for _ in range(taken):
-        next(app_iter)
+        next(iter(app_iter))
     reasons = [app_iter.reason]
     app_iter.close()
     assert [*reasons, app_iter.reason] == [None, CloseReason.DISCONNECTED]
@@ -122,7 +123,7 @@ def test_a_stream_that_the_server_closes_early_closes_its_source(
 def test_close_is_idempotent() -> None:
     source = Source(b"a", b"b")
     app_iter = stream(source)
-    next(app_iter)
+    next(iter(app_iter))
     for _ in range(3):
         app_iter.close()
     assert source.closed == 1
@@ -235,7 +236,7 @@ def test_a_failed_stream_stays_failed() -> None:
         list(app_iter)
     for _ in range(2):
         with pytest.raises(StreamAborted):
-            next(app_iter)
+            next(iter(app_iter))
     app_iter.close()
     assert app_iter.reason is CloseReason.FAILED
     assert source.closed == 1
@@ -286,9 +287,9 @@ def test_a_request_without_a_path_can_fail_as_well(caplog: pytest.LogCaptureFixt
 
 def test_what_the_server_is_told_shows_nothing_of_the_cause_and_is_a_broken_pipe() -> None:
     app_iter = stream(Source(RuntimeError("secret")))
-    next(app_iter)
+    next(iter(app_iter))
     with pytest.raises(BrokenPipeError) as abort:
-        next(app_iter)
+        next(iter(app_iter))
     assert isinstance(abort.value, StreamAborted)
     assert "secret" not in str(abort.value)
     assert abort.value.__suppress_context__
