@@ -1,6 +1,6 @@
 """The broker as applications use it: what is published comes once, in order, and nothing is silent.
 
-One suite for every kind of log; the logs themselves have theirs in test_logs.py.
+One suite for every kind of log; the logs themselves have theirs in test_event_logs.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Bells: a ring is never missed, and wakes only the one who waits."""
+"""WakeEvent: a set() is never missed, and wakes only the greenlet or thread that waits."""
 
 import sys
 from collections.abc import Callable, Iterator
