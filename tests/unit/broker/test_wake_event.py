@@ -1,4 +1,4 @@
-"""WakeEvent: a set() is never missed, and wakes only the greenlet or thread that waits."""
+"""Bells: a ring is never missed, and wakes only the one who waits."""
 
 import sys
 from collections.abc import Callable, Iterator
