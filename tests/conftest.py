@@ -1,4 +1,4 @@
-"""What holds for all tests, and the fixtures that many of them need."""
+"""Settings of all tests, and the fixtures that many of them use."""
 
 from collections.abc import Iterator
 from itertools import count

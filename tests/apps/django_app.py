@@ -1,4 +1,4 @@
-"""The Django application of test_worker.py, in one file."""
+"""A Django application in one file, for the differential tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The application of test_engine.py and test_drain.py: streams that tell what became of them.
+"""The application of integration/engine and test_drain.py: streams that tell what became of them.
 
 All requests meet in one worker. A stream that is called `name` notes how much it made, what
 ended it and at which of its lines, and what `on_end` was given; `GET /notes/<name>` tells. Its

@@ -1,4 +1,4 @@
-"""The Flask application of test_worker.py, as its manual would have it."""
+"""A Flask application as in Flask's manual, for the differential tests."""
 
 from __future__ import annotations
 

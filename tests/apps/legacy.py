@@ -1,4 +1,4 @@
-"""The application of test_worker.py: plain WSGI callables, as they were before frameworks.
+"""The application of the differential tests: plain WSGI callables, as they were before frameworks.
 
 Nothing here knows what it runs on. What a callable should do stands in the query of its
 request; what happened to it is noted in $JOURNAL, a line for each thing, in order.

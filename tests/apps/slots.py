@@ -1,4 +1,4 @@
-"""The application of test_slots.py: subscriptions, and what becomes of their sockets.
+"""The application of test_parked.py: subscriptions, and what becomes of their sockets.
 
 That of engine.py with a broker: what is published is asked for over HTTP, and the policies and
 the name of a stream are in the query, as there.

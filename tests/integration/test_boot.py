@@ -1,4 +1,4 @@
-"""What a worker says when it boots, and of a source that keeps its loop from its turn."""
+"""What a worker logs when it boots, and when a source blocks its loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How streams end, by who reads them, and what middleware and clients see of it."""
+"""How streams end for each kind of client, and what middleware and clients see of it."""
 
 from __future__ import annotations
 

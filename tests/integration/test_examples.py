@@ -1,4 +1,4 @@
-"""The examples that a newcomer copies, each on a real server, started as its docstring says."""
+"""Each example on a real server, started as its docstring says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client is told when a stream, or what is around it, fails: on real workers."""
+"""What a client receives when a stream, a deadline or middleware fails, on real workers."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Our streams read by clients of language models, which are no EventSource."""
+"""Our streams read by the clients of OpenAI and Anthropic and by httpx-sse."""
 
 from __future__ import annotations
 

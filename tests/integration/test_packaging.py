@@ -1,4 +1,4 @@
-"""What is built, what it installs, and that it works where nothing else is."""
+"""What the wheel and the sdist hold, what they install, and that the result works alone."""
 
 import ast
 import email

@@ -1,4 +1,4 @@
-"""Subscriptions on a StreamWorker that is set up, or ended, in a way of its own."""
+"""Subscriptions on StreamWorkers with their own settings: logs, TLS, stops, a lost Redis."""
 
 import re
 import signal

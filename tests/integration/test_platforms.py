@@ -1,4 +1,4 @@
-"""Other systems than Linux, as far as they can be played here: without the names that they lack."""
+"""Other systems than Linux, imitated here by removing the names that they lack."""
 
 from __future__ import annotations
 

@@ -8,17 +8,25 @@ import re
 import select
 import socket
 import ssl
-import struct
-import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.servers import APPS, Raw, Running, connect, eventually, serve
+from support.servers import (
+    STREAM_WORKER,
+    Raw,
+    Running,
+    connect,
+    eventually,
+    reset_on_close,
+    serve,
+)
+from support.tls import Certificate
 
 LIMIT = 1.0  # seconds
 BODIES = (
@@ -101,8 +109,8 @@ def test_without_a_limit_a_body_may_take_its_time(tmp_path: Path) -> None:
     options = ("--keep-alive=1", "--no-control-socket", "--access-logfile=/dev/null")
     with (
         serve(
-            *("gunicorn-StreamWorker", "receiving:app"),
-            cwd=APPS,
+            STREAM_WORKER,
+            "apps.receiving:app",
             tmp=tmp_path,
             env=env,
             options=options,
@@ -195,23 +203,6 @@ def test_only_the_time_counts_in_which_a_body_is_waited_for(running: Running) ->
         assert raw.read_rest().startswith(b"1\r\n5\r\n")
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tls") / "both.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
-            *("-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext"),
-            *("subjectAltName=IP:127.0.0.1", "-keyout", str(path), "-out", str(path) + ".crt"),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    with path.open("ab") as both:
-        both.write(Path(f"{path}.crt").read_bytes())
-    return path
-
-
 def hello() -> bytes:
     """What a TLS client says first."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -223,40 +214,34 @@ def hello() -> bytes:
 
 @pytest.mark.parametrize("on_connect", [True, False])
 def test_a_tls_hello_that_does_not_come_is_not_waited_for(
-    certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_connect: bool
+    certificate: Certificate, tmp_path: Path, on_connect: bool
 ) -> None:
-    context = ssl.create_default_context(cafile=str(certificate))
-
-    def secure(running: Running, timeout: float = 10) -> Raw:
-        raw = connect(running, timeout)
-        try:
-            raw.sock = context.wrap_socket(raw.sock, server_hostname="127.0.0.1")
-        except BaseException:
-            raw.close()
-            raise
-        return raw
-
-    monkeypatch.setattr("servers.connect", secure)
-    options = [f"--certfile={certificate}", f"--keyfile={certificate}", "--keep-alive=0"]
-    options += ["--no-control-socket", *(["--do-handshake-on-connect"] if on_connect else [])]
+    options = ["--keep-alive=0", "--no-control-socket"]
+    options += ["--do-handshake-on-connect"] if on_connect else []
     env = {"VENTO_RECEIVE_TIMEOUT": str(LIMIT)}
     with serve(
-        "gunicorn-StreamWorker", "apps.receiving:app", tmp=tmp_path, env=env, options=options
+        STREAM_WORKER,
+        "apps.receiving:app",
+        tmp=tmp_path,
+        env=env,
+        options=options,
+        certificate=certificate,
     ) as running:
+        plain = replace(running, tls=None)
         for said in (b"", hello()[:20], hello()):
-            with connect(running) as raw:
+            with connect(plain) as raw:
                 raw.sock.sendall(said)
                 raw.read_rest()
-        with connect(running) as raw:
+        with connect(plain) as raw:
             raw.sock.sendall(hello()[:20])
             assert trickle(raw, b"\0") is not None
-        with connect(running) as raw:
+        with connect(plain) as raw:
             raw.sock.sendall(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
             assert b"HTTP/" not in raw.read_rest()
-        with secure(running) as raw:
+        with connect(running) as raw:
             raw.sock.sendall(b"GET / HT")
             assert raw.read_rest().startswith(TIMEOUT)
-        with secure(running) as raw:
+        with connect(running) as raw:
             assert raw.request("GET", "/unread").status == 200
         assert not troubles(running)
 
@@ -324,8 +309,7 @@ def test_a_client_that_leaves_in_mid_upload_is_no_error(
         with connect(patient) as raw:
             raw.sock.sendall(post(path, field) + part)
             if how == "resets":
-                linger = struct.pack("ii", 1, 0)
-                raw.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                reset_on_close(raw.sock)
     eventually(lambda: served(patient) == 1, explain=patient.log)
     assert troubles(patient) == before
     if path.startswith("/app/") and path != "/app/read":

@@ -1,7 +1,7 @@
 """Subscribers of real servers: none stays when its client has left, none is asked to load anew.
 
 A handler may pass a subscription on as it is, in a generator of its own, or through map() and the
-like; and a client may leave while nothing is published. See test_slots.py for what they are sent.
+like; and a client may leave while nothing is published. See test_parked.py for what they are sent.
 """
 
 from __future__ import annotations

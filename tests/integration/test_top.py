@@ -315,8 +315,12 @@ def test_a_folder_that_is_not_of_the_user_in_its_name_is_not_looked_at(
 
 
 def test_a_worker_that_answers_nothing_does_not_hide_the_others(
-    server: Running, home: Path, capsys: pytest.CaptureFixture[str]
+    server: Running,
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(top_module, "PATIENCE", 1.0)
     with socket.socket(socket.AF_UNIX) as mute:
         mute.bind(str(home / "vento-wsgi" / f"{server.pid}-1.sock"))
         mute.listen()

@@ -1,4 +1,4 @@
-"""A body that is read from elsewhere and breaks off there does not look whole here."""
+"""A body read from an upstream that breaks off does not look complete to our client."""
 
 import socket
 import threading

@@ -1,1 +1,1 @@
-"""What the tests share: servers, clients, logs and proxies that really run."""
+"""What the tests share: servers, clients, event logs and proxies."""

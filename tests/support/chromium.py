@@ -1,4 +1,4 @@
-"""Debian's Chromium without a window, for the tests that need a browser's last word."""
+"""Debian's Chromium without a window."""
 
 import shutil
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ FLAGS = (
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """A browser while the block runs; skips the test where there is none, fails it under CI."""
+    """A browser while the block runs. Without Chromium the test is skipped, or fails under CI."""
     path = shutil.which("chromium")
     if path is None:
         missing("there is no chromium on the path")

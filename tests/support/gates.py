@@ -35,7 +35,7 @@ class Gate(Closing):
         self._generator.shutdown(socket.SHUT_WR)
 
     def reached(self) -> bool:
-        """Whether a generator has come so far."""
+        """Whether a generator has come to the gate."""
         return self._generator is not None or readable(self._listener)
 
     def _answer(self, sign: bytes) -> None:

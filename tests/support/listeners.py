@@ -1,4 +1,4 @@
-"""Clients that are to miss nothing, and publishers in processes of their own.
+"""Clients that must not miss an event, and publishers in processes of their own.
 
     with Crowd(running, url) as crowd:
         crowd.come(200, "news")
@@ -6,9 +6,9 @@
         crowd.finish()
         crowd.check()
 
-A `Listener` does what the WHATWG HTML standard says of EventSource (section 9.2): it keeps the id
-of every block, also of those without data, comes back when it is disconnected, after what
-``retry:`` says (shortened here), and sends Last-Event-ID. All listeners are read in one loop.
+A `Listener` behaves as EventSource in the WHATWG HTML standard (section 9.2): it keeps the id of
+every block, also of a block without data. When it is disconnected it waits for the time in
+``retry:`` (shortened here), reconnects, and sends Last-Event-ID. One loop reads for all listeners.
 """
 
 import heapq
@@ -30,9 +30,9 @@ import pytest
 from support.closing import Closing
 from support.servers import ROOT, Running
 
-PATIENCE = 30.0  # seconds for the whole of what a condition waits for
-RETRY = 0.05  # seconds until a listener comes back that was told nothing, as when it was cut off
-LONGEST_RETRY = 0.2  # seconds, whatever it was told
+PATIENCE = 30.0  # seconds until a condition must hold
+RETRY = 0.05  # seconds until a listener reconnects if the stream had no retry
+LONGEST_RETRY = 0.2  # seconds: a longer retry is shortened to this
 TOPICS = ("news", "world/north", "world/south")
 
 PUBLISHER = f"""
@@ -48,7 +48,7 @@ for line in sys.stdin:
 
 
 class Told(NamedTuple):
-    """An event as a client gets it: its id, its data, and its name if it is not "message"."""
+    """An event as a client receives it. name is empty for "message"."""
 
     id: str
     data: str
@@ -56,7 +56,7 @@ class Told(NamedTuple):
 
 
 class Listener:
-    """One EventSource. workers: the processes that answered it, one after the other."""
+    """One EventSource. workers: the processes that answered its requests, in order."""
 
     def __init__(self, address: tuple[str, int], topics: tuple[str, ...]) -> None:
         self.topics = topics
@@ -89,7 +89,7 @@ class Listener:
             self.sock, self.answered = None, False
 
     def receive(self) -> bool:
-        """Take what has come; False if no more will come on this connection."""
+        """Read what is there. False: this connection has ended."""
         assert self.sock is not None
         try:
             data = self.sock.recv(1 << 18)
@@ -147,7 +147,7 @@ class Listener:
 
 
 class Publisher:
-    """A process that publishes as many events as it is told. told: those that it has published."""
+    """A process that publishes events on demand. told: the events that it has published."""
 
     def __init__(self, name: str, url: str) -> None:
         self.name = name
@@ -203,7 +203,7 @@ class Crowd(Closing):
             )
 
     def come(self, count: int, *topics: str) -> None:
-        """So many more listeners, which stand somewhere in the log when this returns."""
+        """Add listeners, and wait until each has an id."""
         come = [Listener((self._running.host, self._running.port), topics) for _ in range(count)]
         self.listeners += come
         for listener in come:
@@ -211,7 +211,7 @@ class Crowd(Closing):
         self.until(lambda: all(listener.last_id for listener in come))
 
     def publish(self, count: int) -> None:
-        """Have so many more events published, from now on and by all publishers together."""
+        """Ask the publishers for `count` more events in total."""
         shares = len(self._publishers)
         for number, publisher in enumerate(self._publishers):
             publisher.publish(count // shares + (number < count % shares))
@@ -223,11 +223,11 @@ class Crowd(Closing):
 
     @property
     def listening(self) -> int:
-        """How many listeners have been answered and not been disconnected since."""
+        """How many listeners have an open stream now."""
         return sum(listener.answered for listener in self.listeners)
 
     def turn(self) -> None:
-        """Read what there is, and let those come back whose time it is."""
+        """Read what is there, and reconnect the listeners whose time has come."""
         for key, _ in self._selector.select(0.01):
             who, receive = key.data
             if receive() is False:
@@ -243,7 +243,7 @@ class Crowd(Closing):
             self.turn()
 
     def leave(self, listener: Listener, back: float) -> None:
-        """Have a listener lose its connection, and come back in `back` seconds."""
+        """Drop the connection of a listener, which reconnects in `back` seconds."""
         if listener.sock is not None:
             self._selector.unregister(listener.sock)
             listener.close()
@@ -260,7 +260,7 @@ class Crowd(Closing):
             self._selector.register(sock, selectors.EVENT_READ, (listener, listener.receive))
 
     def finish(self) -> None:
-        """Wait until all listeners have all that was published, and then some last events."""
+        """Wait until every listener has every event, then publish some more and wait again."""
         for last in (0, 2 * len(TOPICS) * len(self._publishers)):
             self.publish(last)
             self.until(lambda: self.published == self.asked)
@@ -274,7 +274,7 @@ class Crowd(Closing):
             )
 
     def check(self) -> None:
-        """Each listener has what it wants exactly once, and all have it in the same order."""
+        """Assert that each listener has each event of its topics once, all in the same order."""
         ids = Counter(told.id for told in self._told())
         assert max(ids.values()) == 1, "an id was given twice"
         for topics in self._topics():

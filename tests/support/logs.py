@@ -1,9 +1,9 @@
-"""Logs of the broker for the tests: a Redis of their own, followers, and other processes.
+"""Event logs for the tests: a Redis server, followers, and other processes.
 
     with script(log, "log.append('a', b'1'); said('done')") as child:
         assert child.said() == "done"
 
-A log is given to a process as its source text, such as ``SQLite('/tmp/log', 100, 60)``.
+Another process gets a log as source text, such as ``SQLite('/tmp/log', 100, 60)``.
 """
 
 import os
@@ -27,7 +27,7 @@ from support.servers import ROOT, eventually
 from vento_wsgi.broker.backends.event_log import Entry, EventLog, Position
 
 LONG = 60.0  # seconds: for a log whose age does not matter
-SECONDS = 30.0  # for whatever another process does, on a machine that is busy
+SECONDS = 30.0  # until another process must have done its part, on a busy machine
 
 
 def sqlite_source(path: Path) -> str:
@@ -44,7 +44,7 @@ def sqlite_journal(path: Path) -> int:
 
 
 class RedisServer:
-    """A redis-server with a directory of its own, on a Unix socket, that keeps all it answered."""
+    """A redis-server on a Unix socket. It writes each command to disk before it answers."""
 
     def __init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="vento-redis-"))
@@ -78,7 +78,7 @@ class RedisServer:
             return False
 
     def client(self) -> "redis.Redis":
-        """For what the log has no words for."""
+        """For commands that an event log does not have."""
         once = Retry(NoBackoff(), 0)
         return redis.Redis(unix_socket_path=str(self.socket), retry=once)
 
@@ -93,7 +93,7 @@ class RedisServer:
 
 
 class Following(Closing):
-    """Follows a log in a thread."""
+    """A thread that follows a log."""
 
     def __init__(self, log: EventLog, after: Position) -> None:
         self.entries: list[Entry] = []
@@ -148,7 +148,7 @@ PATCHED = "from gevent import monkey; monkey.patch_all()\n"
 
 
 class Child:
-    """A process that runs a script, and what it says."""
+    """A process that runs a script, and the lines that it prints."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self.process = process
@@ -162,7 +162,7 @@ class Child:
             self._lines.put(line.rstrip("\n"))
 
     def said(self) -> str:
-        """The next line that it says."""
+        """The next line that it prints."""
         try:
             return self._lines.get(timeout=SECONDS)
         except queue.Empty:
@@ -174,7 +174,7 @@ class Child:
         self.process.stdin.flush()
 
     def ends(self) -> None:
-        """Wait for its end, which has to be a good one."""
+        """Wait until it ends, and assert that it succeeds."""
         assert self.process.wait(SECONDS) == 0
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""nginx, haproxy and Apache as real processes before a real server, each set as a test wants it."""
+"""nginx, haproxy and Apache as processes in front of a server, with settings of the test."""
 
 import os
 import shutil
@@ -47,7 +47,7 @@ MODULES = (
 
 @contextmanager
 def proxy(name: str, settings: str, folder: Path, port: int) -> Iterator[None]:
-    """`name` with `settings` of its own language while the block runs, and listening at `port`."""
+    """Run the proxy `name` with `settings`, listening on `port`, while the block runs."""
     folder.chmod(0o755)
     config = folder / f"{name}.conf"
     command: Sequence[str]

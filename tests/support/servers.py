@@ -1,4 +1,4 @@
-"""Real WSGI servers as real processes, and a client that sees what they put on the wire.
+"""Real WSGI servers as processes, and a client that sees the bytes on the wire.
 
     with serve("gunicorn-gevent", "apps.news:app", tmp=tmp_path) as running:
         with connect(running) as raw:
@@ -6,8 +6,8 @@
             head = raw.read_head()
             body = raw.read_all()
 
-`Raw` parses no more than framing needs, so that a test can tell a body that ended from one
-that broke off: an HTTP library would hide the difference or turn it into an error of its own.
+`Raw` parses only the framing, so that a test can tell a body that ended from a body that broke
+off. An HTTP library would hide the difference, or raise an error of its own.
 """
 
 import fcntl
@@ -38,10 +38,10 @@ from support.missing import missing
 from support.tls import Certificate
 
 OPENING, COMMENT = b":\nretry: 3000\n", b":\n"
-"""What opens an event stream that answers a GET, and what its heartbeats are."""
+"""The first bytes of an event stream that answers a GET, and its heartbeat."""
 
 EVENT_SOURCE = "Accept: text/event-stream"
-"""What EventSource sends."""
+"""The field by which EventSource asks for a stream."""
 
 SERVERS: tuple[str, ...] = (
     "gunicorn-sync",
@@ -85,7 +85,7 @@ class Running:
         return self.process.pid
 
     def log(self) -> str:
-        """What it has written to stdout and stderr so far."""
+        """Its stdout and stderr so far."""
         return self.log_path.read_text("utf-8", "replace")
 
 
@@ -168,7 +168,7 @@ def _answers(running: Running) -> bool:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask the server to end, then end whatever is left of the session that it was given."""
+    """Terminate the server, then kill what is left of its session."""
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(STOP_SECONDS)
@@ -195,7 +195,7 @@ def eventually(
     timeout: float = 30,
     explain: Callable[[], str] = lambda: "",
 ) -> None:
-    """Wait until `condition()` holds; on a busy machine that may take long."""
+    """Wait until `condition()` is true. `timeout` is in seconds, and long for busy machines."""
     deadline = time.monotonic() + timeout
     pause = 0.001
     while not condition():
@@ -421,7 +421,7 @@ class Raw(Closing):
         return Body(data, self.complete)
 
     def read_rest(self) -> bytes:
-        """Everything up to the end of the connection, framing included."""
+        """All bytes until the end of the connection, framing included."""
         with suppress(EOFError, ConnectionError):
             while True:
                 self._receive()
@@ -531,7 +531,7 @@ def take(raw: Raw, expected: bytes) -> None:
 
 
 class Chunked(Closing):
-    """A response's chunks as its framing cuts them, which an HTTP library would not show."""
+    """The chunks of a response as they are framed; an HTTP library would join them."""
 
     def __init__(self, raw: Raw) -> None:
         self._file = raw.sock.makefile("rb")

@@ -1,4 +1,4 @@
-"""The application as a WSGI callable: what it answers by itself, and what becomes of errors."""
+"""The application as a WSGI callable: its own answers, and what happens to errors."""
 
 import builtins
 import io

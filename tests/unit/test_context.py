@@ -1,4 +1,4 @@
-"""What a handler reads of its request, and the responses that it makes."""
+"""What a handler reads from its request, and the responses that Context makes."""
 
 import io
 import json

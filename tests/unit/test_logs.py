@@ -1,4 +1,4 @@
-"""What log records say of streams is printable, on one line, whatever clients send."""
+"""Log records of streams are printable and one line long, whatever clients send."""
 
 from __future__ import annotations
 

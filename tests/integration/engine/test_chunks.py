@@ -1,4 +1,4 @@
-"""When chunks leave, on real servers. A source waits at a gate that the test holds."""
+"""When chunks are sent, on real servers. A source waits at a gate that the test holds."""
 
 import socket
 from concurrent.futures import ThreadPoolExecutor

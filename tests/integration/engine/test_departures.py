@@ -1,4 +1,4 @@
-"""Clients that leave: each is noticed, its source is interrupted, and nothing stays behind."""
+"""Clients that disconnect: each is noticed, its source is interrupted, nothing stays behind."""
 
 import socket
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Heartbeats, deadlines, clients that stop reading, and what is told of an end."""
+"""Heartbeats, deadlines, clients that stop reading, and what on_end is told."""
 
 import re
 import signal

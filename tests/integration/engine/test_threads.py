@@ -1,4 +1,4 @@
-"""Streams on servers that have threads and no loop of gevent."""
+"""Streams on servers with threads, without gevent."""
 
 import pytest
 from support.engine import EVENTS, FIRST, Server, assert_heartbeat, of_each_kind, with_heartbeats

@@ -1,4 +1,4 @@
-"""What a body may be, what it gives, and who closes it."""
+"""What a body may be, which chunks it gives, and that it is closed."""
 
 import collections
 import gzip

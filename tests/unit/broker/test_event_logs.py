@@ -1,4 +1,4 @@
-"""What holds for every log of the broker, whatever keeps it."""
+"""One suite for every kind of event log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is private in gunicorn and gevent and used here: each part that is missing is named."""
+"""Private names of gunicorn and gevent that are used here: each that is missing is named."""
 
 from collections.abc import Iterator
 from types import SimpleNamespace

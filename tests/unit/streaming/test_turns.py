@@ -1,4 +1,4 @@
-"""Turns: who has much to do does not keep the loop from those who have little."""
+"""Turns: a source with much to send does not block the loop for others."""
 
 from __future__ import annotations
 
