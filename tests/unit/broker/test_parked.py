@@ -46,7 +46,7 @@ def test_a_log_that_fails_before_a_subscription_is_an_error_and_within_it_an_eve
         )
 
         class Sent(Connection):
-            def push(self, chunks: Any, outlet: Any = None, *, each: bool) -> None:
+            def push(self, chunks: Any, *_: Any, **__: Any) -> None:
                 sent.extend(chunks)
 
         with caplog.at_level(logging.ERROR):
