@@ -180,8 +180,8 @@ class Event:
 
 def encode(item: object) -> bytes:
     """Encode an item of an event stream: an Event as its block, text and bytes as they are."""
-    if isinstance(item, bytes):
-        return item
+    if type(item) is str and item.isascii():  # tokens of an LLM are, and there are many
+        return item.encode()
     return item.encode() if isinstance(item, Event) else encode_item(item)
 
 

@@ -263,11 +263,6 @@ class _Request(Request):
         unreader.begin_body()
         return rest
 
-    def _parse_fast(self, unreader: Any, buf: bytearray) -> bytes:
-        # the fast path is FastParser's: all that it leaves is for the Python parser
-        rest: bytes = vars(Request)["_parse_python"](self, unreader, buf)
-        return rest
-
     def read_into(self, unreader: Any, buf: bytearray, stop: bool | None = False) -> None:
         super().read_into(unreader, buf, stop)
         if unreader.head is None:
@@ -407,10 +402,10 @@ class FastParser:
             self._limits["limit_request_field_size"],
         )
         self.max_head = line + fields * (size + 2)
-        self.secure = tuple(
-            (f"HTTP_{name.replace('-', '_')}", value)
+        self.secure = {
+            f"HTTP_{name.replace('-', '_')}": value
             for name, value in cfg.secure_scheme_headers.items()
-        )
+        }
 
     @classmethod
     def of(cls, cfg: Config) -> FastParser | None:
@@ -519,18 +514,25 @@ class Requests(RequestParser):
         """The next request; None if gunicorn's classes have to read its bytes, which are unread."""
         reader = self.unreader
         reader.begin_head()
-        data, known = reader.read(), 0
+        data = reader.read() if reader.begun else reader.chunk()
         if not data:
             raise StopIteration
-        try:
-            while (head := fast.parse(data, known)) is None:
-                reader.head = bytearray(data)
-                if len(data) > fast.max_head or not (more := reader.read()):
-                    break
-                known, data = len(data), data + more
-            request = None if head is None else self._request(fast, head, self._shared.copy())
-        except Exception:
-            request = None
+        known = 0
+        head: Any = None
+        while True:
+            try:
+                head = fast.parse(data, known)
+                request = head and self._request(fast, head, self._shared.copy())
+            except Exception:
+                request = None
+                break
+            if head is not None or len(data) > fast.max_head:
+                break
+            reader.head = bytearray(data)
+            more = reader.read()
+            if not more:
+                break
+            known, data = len(data), data + more
         if request is None:
             reader.unread(data)
             return None
@@ -569,9 +571,14 @@ class Requests(RequestParser):
         else:
             self.req_count -= 1
             return None
-        if request._peer_is_trusted_proxy() and not _take_scheme(environ, fast.secure):
-            self.req_count -= 1
-            return None
+        trusted = reader.trusted
+        if trusted is None:
+            trusted = request._peer_is_trusted_proxy()
+        if trusted:
+            for key in fast.secure:
+                if key in environ and not _take_scheme(environ, fast.secure):
+                    self.req_count -= 1
+                    return None
         environ["REQUEST_METHOD"] = method
         environ["RAW_URI"] = str(head.path, "latin-1")
         environ["PATH_INFO"] = path if "%" not in path else unquote_to_wsgi_str(path)
@@ -593,9 +600,12 @@ class Requests(RequestParser):
         environ["SERVER_NAME"], environ["SERVER_PORT"] = name, port
 
 
-def _take_scheme(environ: dict[str, Any], secure: tuple[tuple[str, str], ...]) -> bool:
+def _take_scheme(environ: dict[str, Any], secure: dict[str, str]) -> bool:
     """Set the scheme that a trusted proxy tells; False if it tells two of them."""
-    told = ["https" if environ[key] == value else "http" for key, value in secure if key in environ]
-    if told:
-        environ["wsgi.url_scheme"] = told[0]
-    return len(set(told)) < 2
+    told = {
+        "https" if environ[key] == value else "http"
+        for key, value in secure.items()
+        if key in environ
+    }
+    environ["wsgi.url_scheme"] = min(told)
+    return len(told) == 1

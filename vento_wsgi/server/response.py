@@ -73,6 +73,9 @@ class WorkerResponse(Writer, Connection, Response):
     sent = 0
     _omits_body = _omits_body_warned = False
 
+    closes = True
+    """Whether the connection ends with this response: decided when its head is sent."""
+
     _fields = ""  # the header fields as they are sent
     _broken: CloseReason | None = None  # why this response must not look whole
     _body = b""  # where it is known as a whole
@@ -193,7 +196,7 @@ class WorkerResponse(Writer, Connection, Response):
 
     def write_all(self, body: Iterable[bytes]) -> None:
         """Write the application's iterable; the end follows by close()."""
-        if type(body) in (list, tuple) and {*map(type, body)} <= {bytes}:
+        if isinstance(body, (list, tuple)) and {*map(type, body)} <= {bytes}:
             self._body = b"".join(body)
         elif isinstance(body, Stream):
             if self.can_push:
@@ -300,7 +303,8 @@ class WorkerResponse(Writer, Connection, Response):
 
     def _head(self) -> bytes:
         major, minor = self.req.version or (1, 1)
-        connection = "upgrade" if self.upgrade else "close" if self.should_close() else "keep-alive"
+        self.closes = self.should_close()
+        connection = "upgrade" if self.upgrade else "close" if self.closes else "keep-alive"
         framing = "Transfer-Encoding: chunked\r\n" if self.chunked else ""
         return (
             f"HTTP/{major}.{minor} {self.status}\r\nServer: {self.version}\r\nDate: {_date()}\r\n"

@@ -355,7 +355,7 @@ class StreamWorker(GeventWorker):
             response.drain = self._drain
             environ[CONNECTION] = response
             self.nr += 1
-            if self.nr >= self.max_requests and self.alive:
+            if self.nr >= self.max_requests and self._alive:
                 self.log.info("Autorestarting worker after current request.")
                 self.alive = False
             if not (self._keepalive and self._alive):
@@ -363,11 +363,8 @@ class StreamWorker(GeventWorker):
             body = self.wsgi(environ, response.start_response)
             if self.is_already_handled(body):
                 return
-            if (
-                response.chunked
-                and response.can_park
-                and (feed := SubscriptionBody.of(body)) is not None
-            ):
+            parks = response.chunked and response.can_park
+            if parks and (feed := SubscriptionBody.of(body)) is not None:
                 self._park(feed, response, req, environ, start)
             try:
                 if isinstance(body, environ["wsgi.file_wrapper"]):
@@ -385,7 +382,7 @@ class StreamWorker(GeventWorker):
                     self.log.access(response, req, environ, datetime.now() - start)
                 if hasattr(body, "close"):
                     body.close()
-            if not self._alive or response.should_close():
+            if not self._alive or response.closes:
                 raise StopIteration
         except (StopIteration, _Parked):
             raise

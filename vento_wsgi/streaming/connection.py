@@ -99,6 +99,13 @@ class Connection:
     def push(self, chunks: Iterable[bytes], outlet: Outlet | None = None, *, each: bool) -> None:
         raise NotImplementedError
 
+    @property
+    def is_pushing(self) -> bool:
+        return False
+
+    def interrupt(self, error: type[BaseException]) -> None:
+        raise NotImplementedError
+
     def say(self, data: bytes) -> None:
         raise NotImplementedError
 

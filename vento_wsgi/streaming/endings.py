@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from werkzeug.exceptions import ClientDisconnected
 
 from .. import sse
 
-__all__ = ["FAILED", "FAREWELL", "STOPS", "broken_request"]
+__all__ = ["FAILED", "FAREWELL", "STOPS", "Interruption", "broken_request"]
 
 FAREWELL = 0.3
 """Seconds between an ``error`` event and the break: a browser that gets both at once drops the
@@ -31,6 +32,14 @@ FAILED = sse.Event(
 
 STOPS = ("GeneratorExit", "GreenletExit", "KeyboardInterrupt", "SystemExit")
 """Exceptions that mean "stop", not "the source failed". By name, since gevent is optional."""
+
+
+Interruption: Any = type("GeneratorExit", (GeneratorExit, SystemExit), {})
+"""What a source is interrupted with: a GeneratorExit to all that it passes through.
+
+It is a SystemExit as well, without a code. That is the one exception that Sentry's middleware
+does not report, and such middleware may be around the source.
+"""
 
 
 def broken_request(error: BaseException | None) -> ClientDisconnected | None:

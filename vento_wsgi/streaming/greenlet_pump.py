@@ -24,17 +24,11 @@ from weakref import getweakrefcount
 from gevent import get_hub
 from greenlet import getcurrent, greenlet
 
+from .endings import Interruption
 from .pumps import MAX_BUFFER
 from .turns import MAX_SLICE, turns
 
 __all__ = ["GreenletPump"]
-
-_Interruption: Any = type("GeneratorExit", (GeneratorExit, SystemExit), {})
-"""What a source is interrupted with: a GeneratorExit to all that it passes through.
-
-It is a SystemExit as well, without a code. That is the one exception that Sentry's middleware
-does not report, and such middleware may be what runs in the source's greenlet.
-"""
 
 MAX_SOURCES = 64
 """GreenletPump kept for the next source: each holds some 20 KB, and few streams end at a time."""
@@ -159,7 +153,7 @@ class GreenletPump:
             self._close = close
             self._writer = getcurrent()
             try:
-                self._source.throw(_Interruption)
+                self._source.throw(Interruption)
                 while not self._over:  # its finally blocks may wait
                     self._hub.switch()
             finally:

@@ -33,7 +33,7 @@ import time
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from .. import sse
 from ..bodies.sources import measured
@@ -41,7 +41,7 @@ from ..exceptions import ClientStalled, Lagged, StreamAborted
 from ..logs import logger
 from .connection import Connection, connection_of
 from .disconnect import DisconnectWatcher
-from .endings import FAILED, FAREWELL, STOPS, broken_request
+from .endings import FAILED, FAREWELL, STOPS, Interruption, broken_request
 from .iteration import Iteration
 from .lifecycle import Lifecycle
 from .options import DEFAULT, StreamOptions
@@ -55,13 +55,6 @@ if TYPE_CHECKING:
 __all__ = ["Encoder", "Stream"]
 
 log = logger(__name__)
-
-_Interruption: Any = type("GeneratorExit", (GeneratorExit, SystemExit), {})
-"""What a source is interrupted with: a GeneratorExit to all that it passes through.
-
-It is a SystemExit as well, without a code. That is the one exception that Sentry's middleware
-does not report, and such middleware may be around the source.
-"""
 
 
 class Encoder(Protocol):
@@ -86,7 +79,7 @@ class Stream(Lifecycle):
 
     __slots__ = (
         *("_backlog", "block", "_bom", "_boundary", "_chunks", "_close", "_encoder", "_first"),
-        *("_freed", "_greenlet", "_iteration", "_opening", "_pump", "_ticker", "_told", "verdict"),
+        *("_freed", "_runs", "_iteration", "_opening", "_pump", "_ticker", "_told", "verdict"),
         *("_waits", "_watcher", "connection", "__weakref__"),
     )
 
@@ -123,7 +116,7 @@ class Stream(Lifecycle):
         self._pump = pump
         self._encoder = encoder
         self._iteration: Iteration | None = None
-        self._greenlet: Any = None  # that runs the source, while it can be interrupted
+        self._runs = False  # through its connection
         self._watcher: DisconnectWatcher | None = None
         self._ticker: Ticker | None = None
         self.verdict: CloseReason | None = None  # why it is to end
@@ -161,14 +154,11 @@ class Stream(Lifecycle):
 
     def run(self, connection: Connection) -> None:
         """Send all of it through its connection. From the greenlet of the request."""
-        from greenlet import getcurrent
-
-        self._greenlet = getcurrent()
+        self._runs = True
         try:
             if self.verdict is None:
                 connection.push(self._chunks, self, each=self.options.flush == "each")
         except BaseException as error:
-            self._greenlet = None
             reason = self.reason_of(error)
             if self.verdict is not None and not isinstance(error, GeneratorExit | OSError):
                 self.log_error(error, "%s: its source failed as it was interrupted", reason)
@@ -176,10 +166,9 @@ class Stream(Lifecycle):
             if type(error).__name__ in STOPS and self.verdict is None:
                 raise
             return
-        self._greenlet = None
         try:
             if self.verdict is None:
-                connection.finish(b"" if self._encoder is None else self._encoder.finish())
+                connection.finish()
         except OSError as error:
             self._break(connection, self.reason_of(error), error)
             return
@@ -204,25 +193,16 @@ class Stream(Lifecycle):
                 time.sleep(FAREWELL)
             elif self.is_whole:
                 block = self.block if self.between_lines else b""
-                connection.finish(self.last(block))
+                connection.finish(block)
                 return
         except OSError:
             pass  # the client does not get the end either
         connection.break_off(reason)
 
     def _interrupt(self) -> None:
-        """Have the source stop where it waits. From the loop, or from another greenlet."""
-        from gevent import get_hub
-        from greenlet import getcurrent
-
-        greenlet, self._greenlet = self._greenlet, None
-        if greenlet is None or greenlet is getcurrent():
-            return  # it finds the verdict itself
-        hub = get_hub()
-        if getcurrent() is hub:
-            greenlet.throw(_Interruption)
-        else:
-            hub.loop.run_callback(greenlet.throw, _Interruption)
+        """Have the source stop where it waits."""
+        if self._runs and self.connection is not None:
+            self.connection.interrupt(Interruption)
 
     # Outlet: its bytes on their way
 
@@ -303,7 +283,7 @@ class Stream(Lifecycle):
     # Lifecycle
 
     def tick(self, now: float) -> None:
-        if self.reason is None:
+        if not self._told:
             super().tick(now)
         if self._iteration is not None:
             self._iteration.tick()
@@ -319,7 +299,7 @@ class Stream(Lifecycle):
             return
         if self._iteration is not None:
             self._iteration.say(block)
-        elif self.connection is not None and self._greenlet is not None:
+        elif self.connection is not None and self.connection.is_pushing:
             self.connection.say(self.outgoing(block))
 
     def half_closed(self) -> None:
@@ -343,14 +323,13 @@ class Stream(Lifecycle):
                 self._interrupt()
 
     def _abort(self, reason: CloseReason) -> None:
-        if self.reason is not None:
+        if self._told:
             return
         if self._iteration is not None:
             self._iteration.abort(reason)
-        elif self._greenlet is None and self.verdict is None:
-            self.verdict = reason  # it has not begun
-        elif self.connection is not None:
-            self.verdict = self.verdict or reason
+            return
+        self.verdict = self.verdict or reason
+        if self._runs and self.connection is not None:
             self.connection.reset(StreamAborted(f"{self.route}: {reason}"))
 
     def watch(self) -> None:

@@ -56,6 +56,9 @@ class Outlet(Protocol):
     def outgoing(self, data: bytes) -> bytes:
         """What is sent for `data` of the source."""
 
+    def last(self, block: bytes) -> bytes:
+        """What is sent after all else: `block`, and what ends the stream."""
+
     def paused(self) -> None:
         """Called in the loop when the source pauses for the first time."""
 
@@ -75,12 +78,12 @@ class Writer:
     failure: OSError | None = None
 
     _outlet: Outlet | None = None
-    _each = False  # one send for each chunk
+    _greenlet: Any = None  # that runs the source, as long as it can be interrupted
     _ready: Any = ()  # chunks that were not sent: a list, once something is pushed
     _rest: memoryview | None = None  # of a large chunk, what was not framed
     _gate: list[bytes]
     _armed = False  # _flush_at_pause is with the loop
-    _paused = False
+    _paused = _is_finished = False
     _unsent: Unsent | None = None
     _waiter: Any = None  # the greenlet that waits for room
     _loop: Any
@@ -127,6 +130,11 @@ class Writer:
         return self._unsent is not None
 
     @property
+    def is_pushing(self) -> bool:
+        """Whether the source runs, or waits."""
+        return self._greenlet is not None
+
+    @property
     def waiting(self) -> int:
         """Bytes that the client has not taken."""
         rest = 0 if self._rest is None else len(self._rest)
@@ -139,13 +147,19 @@ class Writer:
 
         each: one send for each chunk. Raises what the source raises, and `failure`.
         """
-        self._outlet, self._each = outlet, each
+        self._outlet = outlet
+        self._greenlet = getcurrent()
         self._ready, self._gate = [], []
         self._loop = get_hub().loop
         self._turn, self._since = _iteration(self._loop), perf_counter()
         if outlet is not None:
             self._arm()
-        source: Iterator[Any] = iter(chunks)
+        try:
+            self._push(iter(chunks), each=each)
+        finally:
+            self._greenlet = None
+
+    def _push(self, source: Iterator[Any], *, each: bool) -> None:
         count, checked = 1, False
         for chunk in source:
             if not checked:
@@ -192,19 +206,23 @@ class Writer:
         """Send what is left, then `data`, and the end of the body; wait until all was taken."""
         if self._unsent is not None or self._rest is not None:
             self.flush()
+        left = b""
         if self._ready:
             left = b"".join(self._ready)
             self._ready.clear()
-            data = (left if self._outlet is None else self._outlet.outgoing(left)) + data
+        if self._outlet is not None:
+            left = self._outlet.outgoing(left)
+            data = self._outlet.last(data)
+        data = left + data
         if self._outlet is not None and len(data) > PIECE:
-            self._ready.append(data)
-            self._outlet = None
+            self._rest = memoryview(data)
             self.flush()
             data = b""
-        self._outlet = None
+        self._is_finished = True
         self.transmit(data, last=True)
         if self._unsent is not None or self.failure is not None:
             self.wait_for_room()
+        self._outlet = None
 
     def flush(self) -> None:
         """Send what is in the buffer, and wait until all was taken. Raises `failure`."""
@@ -239,6 +257,17 @@ class Writer:
         if self._unsent is None and self.failure is None and not self._ready and not self._rest:
             self.transmit(data)
 
+    def interrupt(self, error: type[BaseException]) -> None:
+        """Raise `error` in the source where it waits; no effect from the source itself."""
+        greenlet, self._greenlet = self._greenlet, None
+        if greenlet is None or greenlet is getcurrent():
+            return
+        hub = get_hub()
+        if getcurrent() is hub:
+            greenlet.throw(error)
+        else:
+            hub.loop.run_callback(greenlet.throw, error)
+
     def _arm(self) -> None:
         if not self._armed:
             self._armed = True
@@ -246,6 +275,8 @@ class Writer:
 
     def _flush_at_pause(self) -> None:
         self._armed = False
+        if self._is_finished:
+            return
         self._gate.clear()
         self._since = perf_counter()
         self._flush()
