@@ -25,7 +25,7 @@ router = create_router()
 @router.get("/")
 def home(ctx):
     server = ctx.environ["SERVER_SOFTWARE"]
-    return ctx.text(f"{server} {type(ctx.environ['vento_wsgi.drain']).__name__}")
+    return ctx.text(f"{server} {type(ctx.environ['vento_wsgi.connection'].drain).__name__}")
 
 @router.get("/endless")
 def endless(ctx):

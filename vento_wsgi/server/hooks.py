@@ -16,13 +16,13 @@ from typing import Any
 
 import gevent
 import gunicorn
-from gevent import get_hub, monkey
+from gevent import get_hub, monkey, ssl
 from gevent.server import StreamServer
 from gunicorn import util
 from gunicorn.arbiter import Arbiter
-from gunicorn.config import Config, PostRequest
+from gunicorn.config import Config, PostRequest, PreRequest
 from gunicorn.glogging import Logger
-from gunicorn.http import body, wsgi
+from gunicorn.http import body, message, wsgi
 from gunicorn.http.message import Request
 from gunicorn.http.parser import RequestParser
 from gunicorn.http.unreader import SocketUnreader
@@ -50,22 +50,32 @@ def _arguments(function: Any) -> Any:
     return SimpleNamespace(**inspect.signature(function).parameters)
 
 
+def _names(function: Any) -> Any:
+    """The names that a function uses."""
+    return SimpleNamespace(**dict.fromkeys(function.__code__.co_names))
+
+
 GUNICORN: tuple[Hook, ...] = (
     ("arbiter.Arbiter", lambda: Arbiter, "WORKER_BOOT_ERROR"),
-    ("config.Config", Config, "settings"),
+    ("config.PreRequest", lambda: PreRequest, "default"),
     ("config.PostRequest", lambda: PostRequest, "default"),
-    ("glogging.Logger", lambda: Logger, "atoms_wrapper_class"),
+    ("glogging.Logger", lambda: Logger, "access access_log_enabled atoms_wrapper_class"),
     ("util", lambda: util, "close close_graceful write_error"),
     (
         "workers.ggevent.GeventWorker",
         lambda: GeventWorker,
         "handle handle_error handle_request is_already_handled notify run",
     ),
-    ("http.parser.RequestParser", lambda: RequestParser, "mesg_class __next__"),
+    ("http.parser.RequestParser", lambda: RequestParser, "finish_body mesg_class __next__"),
     (
         "http.parser.RequestParser(…)",
         lambda: RequestParser(Config(), SimpleNamespace(recv=None), ("", 0)),
-        "mesg unreader",
+        "cfg mesg req_count source_addr unreader",
+    ),
+    (
+        "http.message",
+        lambda: message,
+        "DEFAULT_MAX_HEADERFIELD_SIZE MAX_HEADERS MAX_REQUEST_LINE _check_fast_parser",
     ),
     ("http.unreader.SocketUnreader", lambda: SocketUnreader, "chunk"),
     ("http.unreader.SocketUnreader(…)", lambda: SocketUnreader(_NONE), "buf sock"),
@@ -74,13 +84,19 @@ GUNICORN: tuple[Hook, ...] = (
         "http.message.Request(…)",
         _message,
         (
-            "body fragment headers method path proxy_protocol_info query should_close unreader uri "
-            "version"
+            "_expected_100_continue body cfg fragment headers method must_close path peer_addr "
+            "proxy_protocol_info query remote_addr req_number scheme should_close trailers "
+            "unreader uri version"
         ),
     ),
     ("http.body.Body(…)", lambda: body.Body(_NONE), "buf failed reader"),
     ("http.body.LengthReader(…)", lambda: body.LengthReader(_NONE, 0), "unreader"),
     ("http.body.ChunkedReader(…)", lambda: body.ChunkedReader(_NONE, _NONE), "buf"),
+    (
+        "http.wsgi",
+        lambda: wsgi,
+        "WSGIErrorsWrapper _make_early_hints_callback base_environ log",
+    ),
     ("http.wsgi.FileWrapper(…)", lambda: wsgi.FileWrapper(BytesIO()), "filelike"),
     ("http2.negotiation", lambda: negotiation, "prior_knowledge_allowed upgrade_allowed"),
     ("http.wsgi.create", lambda: _arguments(wsgi.create), "response_class"),
@@ -88,16 +104,16 @@ GUNICORN: tuple[Hook, ...] = (
         "http.wsgi.Response",
         lambda: wsgi.Response,
         (
-            "_emit_body can_sendfile close force_close send_headers sendfile should_close "
-            "start_response write write_file"
+            "can_sendfile close force_close send_headers sendfile should_close start_response "
+            "write write_file"
         ),
     ),
     (
         "http.wsgi.Response(…)",
         _response,
         (
-            "_omits_body cfg chunked headers headers_sent req response_length sent sock status "
-            "upgrade version"
+            "_omits_body _omits_body_warned cfg chunked headers headers_sent must_close req "
+            "response_length sent sock status upgrade version"
         ),
     ),
 )
@@ -108,6 +124,7 @@ WORKER = "alive booted cfg log max_requests nr pid sockets wsgi"
 GEVENT: tuple[Hook, ...] = (
     ("monkey", lambda: monkey, "get_original is_module_patched saved"),
     ("socket.socket", lambda: gevent.socket.socket, "_sock"),
+    ("ssl.SSLSocket", lambda: _names(ssl.SSLSocket.send), "_sslobj"),
     ("server.StreamServer", lambda: StreamServer, "close max_accept start stop"),
     ("hub.loop", lambda: get_hub().loop, "run_callback run_callback_threadsafe io timer"),
     # libuv's loop has no count of its iterations: then no chunk is known to be the only one of its

@@ -316,7 +316,7 @@ class FastRequest(_Request):
     _expected_100_continue = False
 
     def __init__(
-        self, parser: Requests, head: Any, method: str, path: str, query: str, environ: Any
+        self, parser: Requests, head: Any, method: str, path: str, query: str, option: str | None
     ) -> None:
         self.cfg = parser.cfg
         self.unreader = parser.unreader
@@ -327,15 +327,11 @@ class FastRequest(_Request):
         self.query = query
         self.version = _VERSIONS[head.minor_version]
         self._head = head
-        self._environ = environ
+        self._option = option  # of the connection
 
     @property
     def uri(self) -> str:  # type: ignore[override]
         return str(self._head.path, "latin-1")
-
-    @property
-    def scheme(self) -> Any:  # type: ignore[override]
-        return self._environ["wsgi.url_scheme"]
 
     @cached_property
     def trailers(self) -> list[tuple[str, str]]:  # type: ignore[override]
@@ -350,9 +346,8 @@ class FastRequest(_Request):
         ]
 
     def should_close(self) -> bool:
-        connection = self._environ.get("HTTP_CONNECTION")
-        if connection is not None and not (self.must_close or self.body.failed):
-            option = connection.lower().strip(" \t")
+        if self._option is not None and not (self.must_close or self.body.failed):
+            option = self._option.lower().strip(" \t")
             if option in ("close", "keep-alive"):
                 return bool(option == "close")
         return self.must_close or self.body.failed or self.version == (1, 0)
@@ -522,7 +517,8 @@ class Requests(RequestParser):
         while True:
             try:
                 head = fast.parse(data, known)
-                request = head and self._request(fast, head, self._shared.copy())
+                environ = self._shared.copy()
+                request = head and self._request(fast, head, environ)
             except Exception:
                 request = None
                 break
@@ -543,10 +539,13 @@ class Requests(RequestParser):
             reader.head = None
         else:
             reader.begin_body()
-        return request, request._environ
+        return request, environ
 
     def _request(self, fast: FastParser, head: Any, environ: dict[str, Any]) -> FastRequest | None:
-        """The request of a head that was parsed; None if it is unusual or wrong."""
+        """The request of a head that was parsed, and its environ; None if it is unusual or wrong.
+
+        The request has no reference to its environ, which leads back to it: no garbage is left.
+        """
         method, target = _METHODS.get(head.method), _ORIGIN_FORM.fullmatch(head.path)
         if method is None or target is None or not fast.take(head, environ):
             return None
@@ -562,7 +561,7 @@ class Requests(RequestParser):
         raw_path, raw_query = target.groups(b"")
         path, query = str(raw_path, "latin-1"), str(raw_query, "latin-1")
         self.req_count += 1
-        request = FastRequest(self, head, method, path, query, environ)
+        request = FastRequest(self, head, method, path, query, environ.get("HTTP_CONNECTION"))
         length = environ.get("CONTENT_LENGTH")
         if length is None:
             request.body = self._empty
@@ -579,6 +578,7 @@ class Requests(RequestParser):
                 if key in environ and not _take_scheme(environ, fast.secure):
                     self.req_count -= 1
                     return None
+        request.scheme = environ["wsgi.url_scheme"]
         environ["REQUEST_METHOD"] = method
         environ["RAW_URI"] = str(head.path, "latin-1")
         environ["PATH_INFO"] = path if "%" not in path else unquote_to_wsgi_str(path)

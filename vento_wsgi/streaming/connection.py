@@ -109,6 +109,9 @@ class Connection:
     def say(self, data: bytes) -> None:
         raise NotImplementedError
 
+    def send_ready(self) -> None:
+        raise NotImplementedError
+
     def flush(self) -> None:
         raise NotImplementedError
 

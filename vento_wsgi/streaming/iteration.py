@@ -140,7 +140,7 @@ class Iteration(Iterator[bytes]):
             if stream.verdict is not None:
                 self._rest = None
                 stream.stop(stream.verdict)
-                return stream.block if stream.is_whole and stream.between_lines else None
+                return stream.block if stream.block and stream.between_lines else None
             if self._due is not None:
                 due, self._due = self._due, None
                 if stream.between_lines or not stream.is_event_stream:

@@ -181,20 +181,24 @@ class Stream(Lifecycle):
         self, connection: Connection, reason: CloseReason, error: BaseException | None
     ) -> None:
         """End for another reason than that the source has no more."""
+        connection.send_ready()
         if reason is CloseReason.FAILED and not isinstance(error, StreamAborted):
             assert error is not None
             self.log_error(error, "%s failed in mid-stream", reason)
         self.stop(reason)
+        last = FAILED if reason is CloseReason.FAILED and self.between_events else b""
+        if reason is CloseReason.DRAINING and self.between_lines:
+            last = self.block
         try:
-            connection.flush()
-            if reason is CloseReason.FAILED and self.between_events:
-                connection.say(self.outgoing(FAILED))
-                connection.wait_for_room()
-                time.sleep(FAREWELL)
-            elif self.is_whole:
-                block = self.block if self.between_lines else b""
-                connection.finish(block)
+            if self.is_whole:
+                connection.finish(last)
                 return
+            if last:
+                connection.flush()
+                connection.say(self.outgoing(last))
+                connection.wait_for_room()
+            if last is FAILED:
+                time.sleep(FAREWELL)
         except OSError:
             pass  # the client does not get the end either
         connection.break_off(reason)
@@ -392,6 +396,7 @@ class Stream(Lifecycle):
         if self.reason is None:
             self.stop(self.verdict or CloseReason.DISCONNECTED)
         self.settle()
+        self._iteration = None  # which leads back here
 
     def stop(self, reason: CloseReason) -> None:
         if self.reason is None:
@@ -402,7 +407,8 @@ class Stream(Lifecycle):
         if self._freed:
             return
         self._freed = True
-        close = self._close
+        close, self._close = self._close, _nothing
+        self._chunks = iter(())  # both lead to the response and to what its source has
         try:
             if self._iteration is not None:
                 self._backlog = self._iteration.waiting
@@ -432,4 +438,9 @@ class Stream(Lifecycle):
             self._ticker.members.discard(self)
         if self._watcher is not None:
             self._watcher.close()
+            self._watcher = None
         self._tell(self.reason, self._first, self._backlog)
+
+
+def _nothing() -> None:
+    return

@@ -224,6 +224,11 @@ class Writer:
             self.wait_for_room()
         self._outlet = None
 
+    def send_ready(self) -> None:
+        """Send what is in the buffer, as far as the socket takes it."""
+        if self._ready:
+            self._flush()
+
     def flush(self) -> None:
         """Send what is in the buffer, and wait until all was taken. Raises `failure`."""
         self._flush()

@@ -23,6 +23,8 @@ from support.servers import OPENING
 
 from vento_wsgi import BodyError, Broker, StreamAborted
 from vento_wsgi.contrib.django import file, last_event_id, sse, stream
+from vento_wsgi.streaming.connection import Connection
+from vento_wsgi.streaming.environ import CONNECTION
 from vento_wsgi.streaming.ticker import process_ticker
 
 
@@ -234,9 +236,17 @@ def test_djangos_test_client_has_the_cookies() -> None:
     assert client.get("/cookies").status_code == 200
 
 
+class Parking(Connection):
+    """A server that parks sockets."""
+
+    @property
+    def can_park(self) -> bool:
+        return True
+
+
 def test_a_subscription_is_no_feed_where_middleware_has_replaced_it() -> None:
     of = request()
-    of.META["vento_wsgi.park"] = True
+    of.META[CONNECTION] = Parking()
     broker = Broker("memory://")
     response = sse(of, broker.subscribe("a"))
     assert response.vento_body() is not None

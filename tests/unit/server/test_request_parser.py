@@ -96,7 +96,9 @@ def heads(draw: Any) -> bytes:
         head = head[:place] + draw(odd) + head[place:]
     if not draw(st.integers(0, 9)):
         head = "\r\n" + head
-    return head.encode("latin-1", "replace") + draw(st.sampled_from([b"", b"abc", b"GET / HTTP"]))
+    rest: bytes = draw(st.sampled_from([b"", b"abc", b"GET / HTTP"]))
+    whole: bytes = head.encode("latin-1", "replace") + rest
+    return whole
 
 
 class Source:
