@@ -6,7 +6,7 @@ import pytest
 from support.servers import APPS, connect, serve
 
 RENAMED = {
-    "a method of the response": "from gunicorn.http.wsgi import Response as R; del R._emit_body",
+    "a method of the response": "from gunicorn.http.wsgi import Response as R; del R.can_sendfile",
     "a method of the request": "from gunicorn.http.message import Request as R; del R.read_into",
     "a method of the worker": ("from gunicorn.workers.base import Worker; del Worker.handle_error"),
 }
@@ -32,7 +32,7 @@ OTHER_NAMES = {
 def post_fork(server, worker):
     from gunicorn.http.wsgi import Response
     from gunicorn.workers.base import Worker
-    del Response._emit_body
+    del Response.can_sendfile
     Worker.load = Worker.load_wsgi
     del Worker.load_wsgi
     code = Worker.init_process.__code__

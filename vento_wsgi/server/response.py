@@ -199,7 +199,7 @@ class WorkerResponse(Writer, Connection, Response):
         if isinstance(body, (list, tuple)) and {*map(type, body)} <= {bytes}:
             self._body = b"".join(body)
         elif isinstance(body, Stream):
-            if self.can_push:
+            if self.can_push and body.can_run:
                 body.run(self)
             else:
                 self.push(body, each=True)

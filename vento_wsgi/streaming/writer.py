@@ -13,7 +13,8 @@ the *gate*, an iterator that the slice asks before each chunk, and so ends the s
 chunk that the source waits for, which is sent at once.
 
 A source that does not pause is cut by size and by time, and the loop gets its turn. A slice has
-SLICE chunks at most, and one where chunks are large or slow, so that a source is never much ahead.
+SLICE chunks at most, and one where chunks are large, so that a source is never much ahead. Where
+each chunk takes long to compute there are no slices: it is sent before the next one is made.
 
 Nothing here waits for the client but `wait_for_room`: what the socket does not take goes on from
 the loop (see unsent.py), and the source is held until the socket has taken it.
@@ -160,7 +161,8 @@ class Writer:
             self._greenlet = None
 
     def _push(self, source: Iterator[Any], *, each: bool) -> None:
-        count, checked = 1, False
+        count, at_once, made = 1, each, perf_counter()
+        checked = False
         for chunk in source:
             if not checked:
                 self.check_started()
@@ -169,18 +171,28 @@ class Writer:
                 raise TypeError(f"{chunk!r} is not a byte")  # as gunicorn says it
             self._ready.append(chunk)
             iteration = _iteration(self._loop)
-            if iteration != self._turn or each:
-                self._turn = iteration
-                self._since = perf_counter()
+            if iteration != self._turn:
+                self._turn, self._since = iteration, perf_counter()
                 self._flush()
+            elif at_once:
+                self._flush()
+                now = perf_counter()
+                at_once, made = each or now - made > QUICK, now
+                self._give_turn(now)
             else:
                 self._arm()
                 count = self._take_ready(source, count)
+                at_once, made = not count, perf_counter()
+                count = max(0, count)
             if self._unsent is not None or self.failure is not None:
                 self.wait_for_room()
 
     def _take_ready(self, source: Iterator[Any], count: int) -> int:
-        """Take up to `count` chunks that are ready; how many to take the next time."""
+        """Take up to `count` chunks that are ready; how many to take the next time.
+
+        0 where the source computes: its chunks are not held back for what comes after them.
+        -1 where one more chunk fills the buffer.
+        """
         gate = self._gate = [b""] * count
         began = perf_counter()
         self._ready.extend(map(concat, iter(gate), source))
@@ -192,15 +204,22 @@ class Writer:
         size = sum(map(len, self._ready))
         if size >= MAX_BUFFER:
             self._flush()
+        self._give_turn(now)
+        if now - began > QUICK:
+            self._flush()
+            return 1 if count > 1 else 0
+        if not self._ready:
+            return 1
+        # the next chunks are likely to be as large: one, and then a slice that fills the buffer
+        room = -(-(MAX_BUFFER - size) // (len(self._ready[-1]) or 1)) - 1
+        return min(max(1, 2 * count), SLICE, room) or -1
+
+    def _give_turn(self, now: float) -> None:
+        """Let others run if the source has not paused for too long."""
         if now - self._since > MAX_SLICE:
             self._flush()
             turns().wait()
             self._turn, self._since = _iteration(self._loop), perf_counter()
-        if now - began > QUICK or not self._ready:
-            return 1
-        # the next chunks are likely to be as large: one, and then a slice that fills the buffer
-        room = -(-(MAX_BUFFER - size) // (len(self._ready[-1]) or 1)) - 1
-        return min(max(1, 2 * count), SLICE, room)
 
     def finish(self, data: bytes = b"") -> None:
         """Send what is left, then `data`, and the end of the body; wait until all was taken."""
