@@ -1,7 +1,7 @@
-"""What is used of werkzeug beyond its documentation, checked when this module is imported.
+"""The undocumented parts of werkzeug that are used here, checked at import.
 
-A response is made for every request, and of most of them no headers are known but the content
-type. `set_up` does for these what ``__init__`` of werkzeug's Response does, in a third of the time.
+Every request needs a response, and most responses start with a content type and no other headers.
+For these, `set_up` does the work of werkzeug's ``Response.__init__`` in a third of the time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["CAN_SET_UP", "set_up"]
 
 
 def set_up(response: Response, status: int, fields: list[tuple[str, str]]) -> None:
-    """Do what ``Response.__init__`` does, but for the body. The headers are `fields`, unchecked."""
+    """Do what ``Response.__init__`` does, except for the body. `fields`: the headers, unchecked."""
     response.headers = headers = Headers()
     headers._list = fields
     response._status, response._status_code = _status(status)
@@ -40,9 +40,9 @@ def _can_set_up() -> bool:
 
 
 CAN_SET_UP = _can_set_up()
-"""Whether `set_up` fits this version of werkzeug. Otherwise ``Response.__init__`` has to do."""
+"""Whether `set_up` fits this version of werkzeug. If not, ``Response.__init__`` is called."""
 
-# Request calls it before it reads a form, and Flask overrides it as well
+# our Request overrides it, and so does Flask's: it is called before a form is read
 if not hasattr(Request, "_load_form_data"):
     raise ImportError(
         f"werkzeug {version('werkzeug')} has no Request._load_form_data, which vento_wsgi needs: "

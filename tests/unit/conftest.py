@@ -7,4 +7,4 @@ from vento_wsgi.streaming import ticker
 
 @pytest.fixture(autouse=True)
 def own_ticker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ticker, "_clock", None)
+    monkeypatch.setattr(ticker, "_ticker", None)

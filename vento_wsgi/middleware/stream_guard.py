@@ -1,24 +1,24 @@
-"""StreamGuard: what a Stream promises, for the streams of any WSGI application.
+"""StreamGuard: the lifecycle of a Stream for the streams of any WSGI application.
 
     from vento_wsgi.middleware import StreamGuard
     app.wsgi_app = StreamGuard(app.wsgi_app, deadline=3600)     # Flask
     application = StreamGuard(get_wsgi_application())           # Django
 
-A response without a Content-Length whose body is an iterator becomes a Stream: what is ready
-together leaves together, a client that leaves is noticed, each ending is told, an exception
-in mid-stream breaks the connection off, and where the content type is text/event-stream there
-are a heartbeat, an ``error`` event, a clean end when the worker stops, and the headers that
-proxies need. All other responses are left as they are, and so are those sent by ``write()``.
+A response without a Content-Length whose body is an iterator becomes a Stream. Chunks that are
+ready together are sent together, a client that leaves is noticed, each ending is reported, and an
+exception in mid-stream breaks the connection off. With the content type text/event-stream there
+are also a heartbeat, an ``error`` event, a clean end when the worker stops, and the headers that
+proxies need. All other responses stay as they are, and so do responses sent by ``write()``.
 
-Under gevent the application runs in a greenlet of its own, since the server's greenlet waits and
-writes. Frameworks keep things by thread (Bottle's request, Django's database connections), which
-gevent makes things by greenlet. So one greenlet calls the application, iterates its body and
-closes it, also where the server gets the very object that the application has returned. There are
-two exceptions: a subscription that is parked ends where the worker ends it, as without the guard,
-and an object whose close() cannot be replaced is closed by the server's greenlet.
+Under gevent the application runs in its own greenlet, since the server's greenlet waits and
+writes. Frameworks keep state per thread (Bottle's request, Django's database connections), which
+is per greenlet under gevent. So one greenlet calls the application, iterates its body and closes
+it, even if the server gets the very object that the application returned. There are two
+exceptions. A parked subscription ends where the worker ends it, as without the guard. An object
+whose close() cannot be replaced is closed by the server's greenlet.
 
-Without gevent the application stays in its thread: a departure or a deadline is noticed at the
-next chunk, and there is no heartbeat.
+Without gevent the application stays in its thread. There a departure or a deadline is noticed at
+the next chunk, and there is no heartbeat.
 """
 
 from __future__ import annotations
@@ -57,17 +57,17 @@ _FOR_EVENTS = (("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no"))
 
 
 class StreamGuard:
-    """A WSGI application that gives the streams of `wsgi_app` the endings of a Stream.
+    """A WSGI application that makes Streams of the streams of `wsgi_app`.
 
-    policies: heartbeat, deadline, send_timeout, flush, on_end; see StreamOptions. A heartbeat that
-        is a number is for event streams alone. Raises ValueError.
+    options: heartbeat, deadline, send_timeout, flush, drain, on_end; see StreamOptions. A heartbeat
+        that is a number applies to event streams only. Raises ValueError.
     """
 
-    def __init__(self, wsgi_app: WSGIApplication, **policies: Unpack[StreamOptionsDict]) -> None:
+    def __init__(self, wsgi_app: WSGIApplication, **options: Unpack[StreamOptionsDict]) -> None:
         if not callable(wsgi_app):
             raise TypeError(f"StreamGuard takes a WSGI application, not {wsgi_app!r}")
         self.wsgi_app = wsgi_app
-        self._of_events = StreamOptions(**policies) if policies else DEFAULT
+        self._of_events = StreamOptions(**options) if options else DEFAULT
         self._of_encoded = replace(self._of_events, heartbeat=None)
         plain = isinstance(self._of_events.heartbeat, tuple)
         self._of_others = self._of_events if plain else self._of_encoded
@@ -94,21 +94,21 @@ class StreamGuard:
         return call.lend(pump, context) if call.as_it_is else _Aside(call, pump, context)
 
     def _stream(self, call: _Call, pump: GreenletPump | None = None) -> Stream:
-        headers, policies = call.start.headers, self._of_others
+        headers, options = call.start.headers, self._of_others
         encoded = call.start.field("content-encoding") not in ("", "identity")
         events = call.start.field("content-type").partition(";")[0].strip() == EVENT_STREAM
         if events:
             headers += [field for field in _FOR_EVENTS if not call.start.field(field[0].lower())]
-            policies = self._of_events
-        if encoded:  # nothing of ours can be sent between the bytes of a coding
-            policies = self._of_encoded
+            options = self._of_events
+        if encoded:  # nothing can be inserted between the bytes of a coding
+            options = self._of_encoded
         stream = Stream(
             call,
             call.close,
             call.environ,
             event_stream=events and not encoded,
             waits=pump is not None,
-            options=policies,
+            options=options,
             pump=pump,
         )
         try:
@@ -122,11 +122,12 @@ class StreamGuard:
 class _Call(Iterator[bytes]):
     """One call of the application: an empty chunk when its head is known, then its chunks.
 
-    It is an iterator, not a generator, so that whatever the application raises comes out as it
-    is: gunicorn's websockets end with StopIteration, which a generator would turn into an error.
+    It is an iterator and not a generator, because an exception of the application must come out
+    unchanged: websockets under gunicorn end with StopIteration, which a generator would replace
+    by a RuntimeError.
 
     is_stream: whether the body becomes a Stream. as_it_is: whether the server gets the very
-    object that the application has returned.
+    object that the application returned.
     """
 
     is_stream = as_it_is = False
@@ -140,7 +141,7 @@ class _Call(Iterator[bytes]):
         self.start = _Start(start_response)
         self._called = self._closed = False
         self._close: Callable[[], object] = _nothing
-        self._begun: Iterator[bytes] | None = None  # what remains of a body that was begun
+        self._begun: Iterator[bytes] | None = None  # the items of a body that was begun
         self._chunks: Iterator[bytes] | None = None
 
     def __next__(self) -> bytes:
@@ -171,7 +172,7 @@ class _Call(Iterator[bytes]):
             raise
 
     def _is_the_servers(self) -> bool:
-        """Whether the server must get the very object: it knows it by its class or its length."""
+        """Whether the server must get this very object, which it knows by its class or length."""
         body, wrapper = self.body, self.environ.get("wsgi.file_wrapper")
         if (
             hasattr(body, "__len__")
@@ -183,15 +184,15 @@ class _Call(Iterator[bytes]):
         stands_for = getattr(body, "vento_body", None)
         if stands_for is None:
             return False
-        # A framework's response with a body of ours. The body begins here, in the greenlet of
-        # the view. A subscription needs no greenlet from here on.
+        # A framework's response with a vento_wsgi body. The body starts here, in the greenlet of
+        # the view. A subscription needs no greenlet after this.
         ours = stands_for()
         if isinstance(ours, SubscriptionBody):
             self.body = ours
         return ours is not None
 
     def _begin(self) -> None:
-        """Take items until the application calls start_response, which a generator does late."""
+        """Take items until the application calls start_response; a generator does that late."""
         items, taken = iter(self.body), []
         for item in items:
             taken.append(item)
@@ -208,11 +209,11 @@ class _Call(Iterator[bytes]):
             or status.startswith(("1", "204", "304"))
             or field("content-length")
             or field("transfer-encoding")
-            or getattr(self.body, "streaming", True) is False  # Django's, that has it all
+            or getattr(self.body, "streaming", True) is False  # a Django response that is complete
         )
 
     def answer(self) -> Any:
-        """Start the response as the application wants it; its body."""
+        """Start the response as the application asked. Returns its body."""
         try:
             self.start.send()
         except BaseException:
@@ -221,10 +222,10 @@ class _Call(Iterator[bytes]):
         return self.body if self._begun is None else self
 
     def lend(self, pump: GreenletPump, context: Context) -> Any:
-        """The very body for the server, whose close() will run where the application was called.
+        """The body itself, for the server; its close() will run in the application's greenlet.
 
-        The server knows a file wrapper or a stream by its class, so the object cannot be
-        wrapped: its close() is replaced. A body that has none frees the greenlet at once.
+        The server knows a file wrapper or a stream by its class, so the object cannot be wrapped.
+        Instead its close() is replaced. A body without close() frees the greenlet at once.
         """
 
         def close() -> None:
@@ -244,7 +245,7 @@ class _Call(Iterator[bytes]):
         return body
 
     def _close_here(self) -> None:
-        """Close the body at its end, in the greenlet or thread that has iterated it."""
+        """Close the body at its end, in the greenlet or thread that iterated it."""
         try:
             self.close()
         except Exception:
@@ -254,7 +255,7 @@ class _Call(Iterator[bytes]):
             log.exception("%s: closing its body failed", known["route"], extra=known)
 
     def close(self) -> None:
-        """Close the body that the application has returned; further calls do nothing."""
+        """Close the application's body; further calls do nothing."""
         if not self._closed:
             self._closed = True
             close, self._close, self.body = self._close, _nothing, None
@@ -262,7 +263,7 @@ class _Call(Iterator[bytes]):
 
 
 class _Start:
-    """The start_response of the application: it waits until it is known what the body is."""
+    """The application's start_response. It calls the server's only when the body is known."""
 
     def __init__(self, start_response: StartResponse) -> None:
         self._start_response = start_response
@@ -291,9 +292,9 @@ class _Start:
         return self._real(data)
 
     def send(self) -> None:
-        """Start the response as the application wants it; further calls do nothing.
+        """Call the server's start_response as the application asked; further calls do nothing.
 
-        An application that has not called start_response, as websockets do not, starts nothing.
+        Does nothing for an application that never called start_response, such as a websocket.
         """
         if not self.sent:
             start_response = self.take()
@@ -301,7 +302,7 @@ class _Start:
                 self._real = start_response(self.status, self.headers)
 
     def take(self) -> StartResponse:
-        """The server's start_response; from here on the application's calls go there."""
+        """The server's start_response. Later calls of the application go directly to it."""
         self.sent = True
         if self._exc_info is None:
             return self._start_response
@@ -310,7 +311,7 @@ class _Start:
 
 
 class _Aside(Iterator[bytes]):
-    """A body that is not a stream, made and closed in the greenlet of its application."""
+    """A body that is not a stream, iterated and closed in the greenlet of its application."""
 
     def __init__(self, call: _Call, pump: GreenletPump, context: Context) -> None:
         self._call = call
@@ -325,7 +326,7 @@ class _Aside(Iterator[bytes]):
 
 
 def _adopting(context: Context, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a function; if it raises an error of what runs in `context`, see _adopt()."""
+    """Call `function`; if it raises, copy the variables of `context`; see _adopt()."""
     try:
         return function(*args, **kwargs)
     except StopIteration:
@@ -336,10 +337,10 @@ def _adopting(context: Context, function: Callable[P, T], *args: P.args, **kwarg
 
 
 def _adopt(context: Context) -> None:
-    """Set the variables here as they are in `context`.
+    """Set the variables of the current context as they are in `context`.
 
-    The error of a call is handled outside. Error trackers keep in a variable what they have
-    reported already.
+    The error of a call is handled outside of it, and error trackers remember in a variable which
+    errors they have already reported.
     """
     for variable, value in context.items():
         if variable.get(context) is not value:

@@ -1,7 +1,7 @@
-"""The environ of a request: what requests of one connection have in common is made once.
+"""The environ of a request: the part that all requests of a connection share is made once.
 
-PEP 3333 and gunicorn say what stands in it. This is gunicorn's `wsgi.create` for the requests that
-the fast path of request_parser.py takes; the tests compare the two key by key.
+PEP 3333 and gunicorn define the keys. This module does the work of gunicorn's `wsgi.create` for
+requests of the fast path (see request_parser.py). The tests compare the two key by key.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["connection_environ", "worker_environ"]
 
 
 class WSGIErrorsWrapper(wsgi.WSGIErrorsWrapper):
-    """wsgi.errors of all requests. Each write looks gunicorn's log up, since USR1 reopens it."""
+    """wsgi.errors of all requests. Each write looks up gunicorn's log, because USR1 reopens it."""
 
     def __init__(self, cfg: Config) -> None:
         self._cfg = cfg
@@ -40,8 +40,8 @@ def connection_environ(
 ) -> dict[str, Any]:
     """The part that all requests of a connection share.
 
-    address: of the client; listener_name: of the listening socket. Where that is a Unix socket,
-    SERVER_NAME and SERVER_PORT depend on each request's Host, and are missing here.
+    address: the client's. listener_name: that of the listening socket; for a Unix socket
+    SERVER_NAME and SERVER_PORT depend on the Host of each request and are not set here.
     """
     environ = shared.copy()
     environ["gunicorn.socket"] = client

@@ -1,7 +1,7 @@
-"""Reading: gunicorn's request parser, at less cost, and with a limit on each wait for a client.
+"""The request parser: gunicorn's, at less cost, and with a limit on each wait for a client.
 
-What is a request, and what is refused, is gunicorn's to say. Here are the rules of RFC 9112 that
-it leaves out (the version, the form of the target, Host), and the waits:
+gunicorn decides what a request is and what is refused. This module adds the rules of RFC 9112 that
+gunicorn does not check (the version, the form of the target, Host), and limits these waits:
 
     idle        the first byte of a request      gunicorn's keepalive, then the connection closes
     the head    from its first byte to its end   RECEIVE_TIMEOUT, or keepalive if that is less
@@ -9,7 +9,7 @@ it leaves out (the version, the form of the target, Host), and the waits:
                                                  bytes; that much in all if nobody reads it
     TLS         the whole handshake              RECEIVE_TIMEOUT
 
-A wait costs no timer. A greenlet that waits stands in Waits, and the ticker asks there.
+A wait needs no timer: a waiting greenlet registers in Waits, which the ticker checks.
 """
 
 from __future__ import annotations
@@ -45,42 +45,42 @@ from werkzeug.exceptions import ClientDisconnected
 __all__ = ["FastParser", "Idle", "Reader", "RequestBroken", "RequestTooSlow", "Requests", "Waits"]
 
 RECEIVE_TIMEOUT = 60.0
-"""Seconds, unless $VENTO_RECEIVE_TIMEOUT says otherwise; 0 is off. nginx's
-client_header_timeout and client_body_timeout are as long."""
+"""Seconds; $VENTO_RECEIVE_TIMEOUT changes it, and 0 turns it off. nginx's client_header_timeout and
+client_body_timeout have the same default."""
 
 MIN_RATE = 500
-"""Bytes a second that a body brings at least while it is waited for, on average over
-RECEIVE_TIMEOUT. Apache's mod_reqtimeout asks for the same by default."""
+"""The least bytes a second of a body while it is waited for, on average over RECEIVE_TIMEOUT.
+Apache's mod_reqtimeout has the same default."""
 
 
 class RequestBroken(ClientDisconnected, ConnectionError):
-    """Raised by reads of a request whose client has left before the request was whole.
+    """Raised by reads of a request whose client left before the request was complete.
 
-    It is an OSError, which is what libraries expect of a broken "wsgi.input", and an
-    HTTPException, which werkzeug's frameworks answer without logging it as a failure.
+    It is an OSError, which libraries expect of a broken "wsgi.input". It is also an HTTPException,
+    so frameworks on werkzeug answer it and do not log it as a failure.
     """
 
     description = "The client left before its request was whole."
 
 
 class RequestTooSlow(RequestBroken):
-    """Raised by reads of a request that has not come in its time (RFC 9110, section 15.5.9)."""
+    """Raised by reads of a request that did not come in time (RFC 9110, section 15.5.9)."""
 
     code = 408
     description = "The request did not come in its time."
 
 
 class Idle(BaseException):
-    """Thrown into a greenlet whose connection waits for a request, to close the connection."""
+    """Thrown into a greenlet that waits for a request, to close its connection."""
 
 
 class Waits:
-    """The greenlets of a worker that wait for bytes of their clients, and when to end a wait.
+    """The greenlets of a worker that wait for bytes from their clients, and when to end a wait.
 
-    idle: those that wait for the first byte of a request, in the order of `since`.
-    receiving: those that wait for the rest of what has begun.
-    keepalive: gunicorn's setting in seconds, 0 if connections are not kept. limit: seconds, for
-    all other waits; infinity for no limit.
+    idle: greenlets that wait for the first byte of a request, in the order of `since`.
+    receiving: greenlets that wait for more of something that has begun.
+    keepalive: gunicorn's setting in seconds; 0 if connections are not kept. limit: seconds for all
+    other waits; infinity for no limit.
     """
 
     def __init__(self, keepalive: float, limit: float) -> None:
@@ -92,7 +92,7 @@ class Waits:
         self.least = limit * MIN_RATE
 
     def tick(self, now: float) -> None:
-        """Called by the ticker: end the waits that are over their limit."""
+        """Called by the ticker: end waits that are over their limit."""
         for greenlet, reader in tuple(self.idle.items()):
             if now - reader.since <= self.longest_idle:
                 break
@@ -102,7 +102,9 @@ class Waits:
                 greenlet.throw(RequestTooSlow)
 
     def close_idle(self, before: float) -> None:
-        """Close connections that wait between two requests, or are open since `before` unused."""
+        """Close connections that wait between two requests, or that opened before `before` and
+        have had no request.
+        """
         poll = get_original("select", "poll")()
         for greenlet, reader in tuple(self.idle.items()):
             if not reader.kept and reader.since > before:
@@ -115,13 +117,13 @@ class Waits:
 
 
 class Reader(SocketUnreader):
-    """What a client sends.
+    """Reads what a client sends.
 
     since: when the current wait began, in seconds of monotonic(); for a head, when the head
-    began. begun: whether some of the next head has come. kept: whether there was a request
-    before it. head: the first bytes of a head that is not whole yet. broken: why no more can be
-    read of a body. host: the last Host that was found valid. trusted: whether the client is a
-    proxy that may say who it speaks for, once that is known.
+    began. begun: whether a part of the next head has come. kept: whether there was an earlier
+    request on the connection. head: the first bytes of a head that is not complete yet.
+    broken: why no more of a body can be read. host: the last Host that was found valid.
+    trusted: whether the client is a proxy whose forwarded headers count; None if not known yet.
     """
 
     def __init__(self, sock: Any, waits: Waits) -> None:
@@ -140,12 +142,12 @@ class Reader(SocketUnreader):
 
     @property
     def asks_for_head(self) -> bool:
-        """Whether the head that is being read belongs to a HEAD request."""
+        """Whether the head that is being read is that of a HEAD request."""
         return self.head is not None and _HEAD_REQUEST.match(self.head) is not None
 
     @contextmanager
     def limited(self) -> Iterator[None]:
-        """Raise RequestTooSlow out of the block, the TLS handshake, when it takes too long."""
+        """Around the TLS handshake: RequestTooSlow is raised in it when it takes too long."""
         greenlet = getcurrent()
         self._waits.receiving[greenlet] = self
         try:
@@ -154,7 +156,7 @@ class Reader(SocketUnreader):
             del self._waits.receiving[greenlet]
 
     def begin_head(self) -> None:
-        """Called when the next bytes are those of a head."""
+        """Called when the next bytes belong to a head."""
         self.since = monotonic()
         self.begun = self.buf.tell() > 0
         self.head = None
@@ -163,16 +165,17 @@ class Reader(SocketUnreader):
         self._limit = self._waits.head_limit
 
     def begin_body(self, *, discards: bool = False) -> None:
-        """Called when the next bytes are those of a body. discards: nobody wants them."""
+        """Called when the next bytes belong to a body. discards: they are read and thrown away."""
         self.head = None
         self._in_body, self._discards, self._late = True, discards, False
         self._waited, self._got = 0.0, 0
         self._limit = self._waits.limit
 
     def is_late(self, now: float) -> bool:
-        """Whether the wait is over its limit. Asked by the ticker.
+        """Whether the wait is over its limit. Called by the ticker.
 
-        Only the second time says so: in a loop that was late itself, the bytes may be there.
+        True only at the second late call: if the loop itself was late, the bytes may already be
+        there at the first one.
         """
         late = now - self.since + self._waited > self._limit
         was_late, self._late = self._late, late
@@ -199,7 +202,7 @@ class Reader(SocketUnreader):
             self.broken = RequestBroken()
             raise self.broken from error
         if not data:
-            # gunicorn would give the application a short body, as if it were whole
+            # otherwise gunicorn would give the application a short body as if it were complete
             self.broken = RequestBroken()
             raise self.broken
         self._waited += monotonic() - self.since
@@ -243,7 +246,7 @@ def _is_host(value: str) -> bool:
 
 
 def _is_authority(value: str) -> bool:
-    """Whether `value` is a valid host, and not an empty one (RFC 9110, section 4.2.1)."""
+    """Whether `value` is a valid host and not empty (RFC 9110, section 4.2.1)."""
     return value[:1] not in ("", ":") and _is_host(value)
 
 
@@ -257,7 +260,7 @@ class _Request(Request):
         unreader.begin_head()
         rest: bytes = super().parse(unreader)
         if self.version > (1, 1):
-            # RFC 9110, section 6.2: an answer has the highest version that the server conforms to
+            # RFC 9110, section 6.2: the response has the highest version that the server supports
             self.version = (1, 1)
         self._check_target(unreader)
         unreader.begin_body()
@@ -296,7 +299,7 @@ class _Request(Request):
         self.headers = [("HOST", found[1]), *fields]
 
     def should_close(self) -> bool:
-        # where the next request begins is unknown once a body could not be read
+        # after a body that could not be read, the start of the next request is unknown
         return self.body.failed or super().should_close()
 
     def _peer_is_trusted_proxy(self) -> bool:
@@ -308,7 +311,7 @@ class _Request(Request):
 
 
 class FastRequest(_Request):
-    """A request of the fast path. What few ask for is made when it is asked for."""
+    """A request of the fast path. Attributes that are rarely used are made on demand."""
 
     fragment = ""
     must_close = False
@@ -339,7 +342,7 @@ class FastRequest(_Request):
 
     @cached_property
     def headers(self) -> list[tuple[str, str]]:  # type: ignore[override]
-        """Names in upper case and values, in their order, as in gunicorn's own requests."""
+        """Names in upper case and their values, in order, as in gunicorn's own requests."""
         return [
             (str(name, "latin-1").upper(), str(value, "latin-1"))
             for name, value in self._head.headers
@@ -362,21 +365,21 @@ _METHODS = {
 """The methods of the fast path."""
 
 _ORIGIN_FORM = re.compile(rb"(/[!\"$->@-~]*)(?:\?([!\"$-~]*))?")
-"""A target in origin-form (RFC 9112, section 3.2.1) without a fragment: its path and query."""
+"""A target in origin-form (RFC 9112, section 3.2.1) without a fragment; groups: path, query."""
 
 _UNUSUAL = frozenset((b"expect", b"transfer-encoding", b"upgrade", b"http2-settings"))
-"""Fields that change how a request is read or answered."""
+"""Fields that change how a request is read or answered: not for the fast path."""
 
 MAX_NAMES = 1000
-"""Names of fields whose key of environ is remembered, as clients have sent them."""
+"""The most field names, as clients write them, for which the environ key is remembered."""
 
 
 class FastParser:
-    """gunicorn's C parser (gunicorn_h1c), and the settings that it needs, for a worker.
+    """gunicorn's C parser (gunicorn_h1c) with the settings of a worker.
 
-    It takes the requests that have nothing unusual about them. All others, and all that it finds
-    wrong, are given to gunicorn's own classes from their first byte on: what is refused, and how,
-    is always gunicorn's word.
+    It parses requests that have nothing unusual. All other requests, and all that it finds wrong,
+    are given to gunicorn's own classes from their first byte on. So gunicorn always decides what
+    is refused, and how.
     """
 
     def __init__(self, parse: Callable[..., Any], cfg: Config) -> None:
@@ -384,7 +387,7 @@ class FastParser:
         self._names: dict[bytes, str] = {}
         line = cfg.limit_request_line
         if line <= 0 or line > MAX_REQUEST_LINE:
-            # 0 is without limit for gunicorn: it has the last word on longer lines
+            # 0 means no limit for gunicorn, whose own parser reads longer lines
             line = MAX_REQUEST_LINE
         count, size = cfg.limit_request_fields, cfg.limit_request_field_size
         self._limits = {
@@ -404,9 +407,9 @@ class FastParser:
 
     @classmethod
     def of(cls, cfg: Config) -> FastParser | None:
-        """The parser of a worker; None where its settings or its Python have none.
+        """The parser of a worker; None if its settings rule it out or it is not installed.
 
-        Raises RuntimeError if ``http_parser`` is "fast" and there is none.
+        Raises RuntimeError if ``http_parser`` is "fast" and it is not installed.
         """
         check: Callable[[Config], bool] = vars(message)["_check_fast_parser"]
         if not check(cfg):
@@ -423,9 +426,9 @@ class FastParser:
         return None if parse is None else cls(parse, cfg)
 
     def parse(self, data: bytes, known: int) -> Any:
-        """The head at the start of `data`; None for one that is not whole yet.
+        """The head at the start of `data`; None if it is not complete yet.
 
-        known: bytes of it that were there the last time. Raises what the parser raises.
+        known: how many bytes of `data` the last call had. Raises what the parser raises.
         """
         try:
             return self._parse(data, known, **self._limits)
@@ -435,7 +438,7 @@ class FastParser:
             raise
 
     def take(self, head: Any, environ: dict[str, Any]) -> bool:
-        """Put the fields of a head into `environ`; False if one of them is unusual."""
+        """Put the fields of a head into `environ`. False if one is unusual or comes twice."""
         names = self._names
         for name, value in head.headers:
             key = names.get(name) or self._key(name)
@@ -445,7 +448,7 @@ class FastParser:
         return True
 
     def _key(self, name: bytes) -> str:
-        """The key of a field; "" for an unusual one, which is refused or changes much."""
+        """The environ key of a field; "" for an unusual field."""
         lower = name.lower()
         if b"_" in name or lower in _UNUSUAL:
             return ""
@@ -460,7 +463,7 @@ class FastParser:
 class Requests(RequestParser):
     """The requests of one connection.
 
-    fast, shared: for the fast path, the worker's parser and the environ that all requests of the
+    fast: the worker's C parser, or None. shared: the part of environ that all requests of the
     connection have in common; see environ.py.
     """
 
@@ -485,13 +488,13 @@ class Requests(RequestParser):
         self._shared = shared
         self._listener_name = listener_name
         if isinstance(listener_name, bytes) or ":" in listener_name:
-            self._fast = None  # a path that gunicorn takes for something else
+            self._fast = None  # a path that gunicorn reads in its own way
         self._empty = Body(LengthReader(reader, 0))
 
     def next(self) -> tuple[Any, dict[str, Any] | None]:  # type: ignore[override]
-        """The next request, and its environ if the fast path has made it.
+        """The next request, and its environ if the fast path made it, else None.
 
-        Raises StopIteration if there is none, and gunicorn's errors.
+        Raises StopIteration if there is no more request, and gunicorn's errors.
         """
         if (last := self.mesg) is not None:
             self.unreader.kept = True
@@ -506,7 +509,7 @@ class Requests(RequestParser):
         return super().__next__(), None
 
     def _next_fast(self, fast: FastParser) -> tuple[Any, dict[str, Any]] | None:
-        """The next request; None if gunicorn's classes have to read its bytes, which are unread."""
+        """The next request. None if gunicorn's classes have to parse it: its bytes are unread."""
         reader = self.unreader
         reader.begin_head()
         data = reader.read() if reader.begun else reader.chunk()
@@ -542,9 +545,10 @@ class Requests(RequestParser):
         return request, environ
 
     def _request(self, fast: FastParser, head: Any, environ: dict[str, Any]) -> FastRequest | None:
-        """The request of a head that was parsed, and its environ; None if it is unusual or wrong.
+        """The request of a parsed head, and its `environ`. None if it is unusual or wrong.
 
-        The request has no reference to its environ, which leads back to it: no garbage is left.
+        The request has no reference to the environ, which leads back to it, so that both are
+        freed without the garbage collector.
         """
         method, target = _METHODS.get(head.method), _ORIGIN_FORM.fullmatch(head.path)
         if method is None or target is None or not fast.take(head, environ):
@@ -590,7 +594,7 @@ class Requests(RequestParser):
         return request
 
     def _add_server(self, environ: dict[str, Any], host: str | None) -> None:
-        """SERVER_NAME and SERVER_PORT at a Unix socket, from Host, as gunicorn has them."""
+        """Set SERVER_NAME and SERVER_PORT at a Unix socket, from Host, as gunicorn does."""
         scheme = environ["wsgi.url_scheme"]
         if not host:
             name, port = self._listener_name, ""

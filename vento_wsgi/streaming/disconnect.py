@@ -1,12 +1,14 @@
-"""Whether a client is still there: noticed by watching its socket.
+"""Notice that a client has left, by watching its socket.
 
-How a departure is told: a client that closes its connection sends FIN, and so does one that
-only has no more to say (``nc -N``, a half-closed socket). Both look the same until something
-is sent: then the one who left answers RST. So FIN is answered with a probe, a few bytes that
-change nothing (see Stream), and RST is the proof. A socket can also be readable because of
-bytes that nobody wants yet, a pipelined request or a TLS alert; these hide the FIN behind
-them from a reader, but not from poll() on Linux, which has POLLRDHUP. macOS does not: there a
-reader looks, and a departure behind unread bytes is noticed at the next write.
+A client that closes its connection sends FIN. So does a client that only closes its sending side
+and still reads (``nc -N``). The two look the same until something is sent: a client that has left
+answers with RST. So a FIN leads to a probe, a few bytes that change nothing (see Stream), and RST
+is the proof.
+
+A socket can also be readable because of bytes that nobody reads yet: a pipelined request, or a TLS
+alert. They hide a FIN behind them from recv(), but not from poll() on Linux, which has POLLRDHUP.
+macOS has no POLLRDHUP. There recv() looks for the FIN, and a departure behind unread bytes is
+noticed at the next write.
 """
 
 from __future__ import annotations
@@ -24,18 +26,18 @@ __all__ = ["DisconnectWatcher"]
 class DisconnectWatcher:
     """Watches a socket from gevent's loop.
 
-    left: called once, when the client has gone. probe: called once, when it has closed its
-    side; should have something sent that shows which of the two it is.
+    left: called once, when the client has gone. probe: called once, when the client has closed
+    its sending side; it should send something, which shows whether the client still reads.
     """
 
-    __slots__ = ("_clock", "_closed", "_io", "_left", "_poll", "_probe", "_sock")
+    __slots__ = ("_closed", "_io", "_left", "_poll", "_probe", "_sock", "_ticker")
 
     def __init__(
-        self, sock: Any, watcher: Ticker, left: Callable[[], None], probe: Callable[[], None]
+        self, sock: Any, ticker: Ticker, left: Callable[[], None], probe: Callable[[], None]
     ) -> None:
         from gevent import get_hub
 
-        self._clock = watcher
+        self._ticker = ticker
         self._sock = sock
         self._left = left
         self._probe: Callable[[], None] | None = probe
@@ -45,24 +47,24 @@ class DisconnectWatcher:
         self._io.start(self._readable)
 
     def _readable(self) -> None:
-        # bytes or FIN stay readable: from here on the clock asks
+        # unread bytes or a FIN keep it readable: from now on the ticker calls check()
         from gevent.monkey import get_original
 
         self._io.stop()
         self._poll = get_original("select", "poll")()
         self._poll.register(self._sock.fileno(), getattr(select, "POLLRDHUP", 0))
-        self._clock.suspect(self)
+        self._ticker.suspect(self)
         self.check()
 
     def check(self) -> None:
-        """Ask the kernel; called in the loop while the socket is suspect."""
+        """Called in the loop while the socket is suspect: ask the kernel."""
         if self._closed:
             return
-        found = self._poll.poll(0)  # errors and hang-ups are found unasked
+        found = self._poll.poll(0)  # errors and hang-ups are always reported
         events = found[0][1] if found else 0
         if hasattr(select, "POLLRDHUP"):
             gone = events & (select.POLLERR | select.POLLHUP | select.POLLNVAL)
-        else:  # there a FIN alone may be POLLHUP
+        else:  # on macOS a FIN alone may be POLLHUP
             gone = events & (select.POLLERR | select.POLLNVAL)
             if not gone:
                 events, gone = _peeked(self._sock.fileno())
@@ -77,18 +79,18 @@ class DisconnectWatcher:
         """Stop watching; further calls do nothing."""
         if not self._closed:
             self._closed = True
-            self._clock.suspects.discard(self)
+            self._ticker.suspects.discard(self)
             self._io.stop()
             self._io.close()
 
 
 def _peeked(fd: int) -> tuple[bool, bool]:
-    """Whether a reader of the socket finds its end, and whether it finds an error."""
+    """Whether a read of the socket would find its end, and whether it would find an error."""
     from gevent.monkey import get_original
 
     sock: Any = get_original("socket", "socket")(fileno=fd)
     try:
-        sock.setblocking(False)  # as gevent has it
+        sock.setblocking(False)  # as gevent keeps it
         return sock.recv(1, socket.MSG_PEEK) == b"", False
     except BlockingIOError:
         return False, False

@@ -1,4 +1,4 @@
-"""What a stream sends, and what it makes of an exception, when it fails or has to stop."""
+"""What a stream sends when it fails, and which exceptions mean that it should stop."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ does not report, and such middleware may be around the source.
 
 
 def broken_request(error: BaseException | None) -> ClientDisconnected | None:
-    """What says that a request's body did not come whole, if `error` was raised from that."""
+    """The error of an incomplete request body that caused `error`, if there is one."""
     while error is not None and not isinstance(error, ClientDisconnected):
         error = error.__cause__
     return error

@@ -1,4 +1,4 @@
-"""Keys of ours in environ, and what they and others say of a request."""
+"""Our keys in environ, and the names that log records use for a request."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ if TYPE_CHECKING:
 __all__ = ["CONNECTION", "ROUTE", "fields", "request_id", "route", "routes"]
 
 _PATH = "/:@!$&'()*+,;=~"
-"""What stands as it is in a path (RFC 3986, section 3.3), beside letters, digits and ``-._``."""
+"""Characters that a path may contain unescaped (RFC 3986, section 3.3), besides letters, digits and
+``-._``.
+"""
 
 ROUTE = "vento_wsgi.route"
-"""The route that was found, as ``GET /users/<int:id>``."""
+"""The key of the route that matched, such as ``GET /users/<int:id>``."""
 
 CONNECTION = "vento_wsgi.connection"
-"""The Connection of the request, where the server gives one; see connection.py."""
+"""The key of the request's Connection, if the server provides one; see connection.py."""
 
 routes: dict[str, str] = {}
-"""The routes of all streams so far, each by itself, so that streams share the text of theirs. The
-paths of those that have none are not here: clients could fill the memory with them.
+"""All routes of streams so far, each mapped to itself: streams of a route share one string. Paths
+without a route are not kept, since clients could fill the memory with them.
 """
 
 LONGEST = 200
-"""Characters of a route or a request id: many times what they need."""
+"""The longest route or request id in a log record, in characters. Real ones are much shorter."""
 
 
 def route(environ: WSGIEnvironment) -> str:
-    """What a stream is called, in logs and elsewhere: its route, else its method and path.
+    """The name of a stream in logs: its route, or its method and path if it has no route.
 
-    The path is encoded as in a URL, so that it is one word of printable ASCII whatever the client
-    has sent.
+    The path is encoded as in a URL, so it is always one word of printable ASCII.
     """
     known: str | None = environ.get(ROUTE)
     if known is not None:
@@ -44,11 +45,11 @@ def route(environ: WSGIEnvironment) -> str:
 
 
 def fields(environ: WSGIEnvironment) -> dict[str, object]:
-    """What a log record says of a request, as ``extra``."""
+    """The ``extra`` of a log record about a request."""
     return {"route": route(environ), "request_id": request_id(environ)}
 
 
 def request_id(environ: WSGIEnvironment) -> str | None:
-    """X-Request-ID, by which proxies and log files tell requests apart."""
+    """X-Request-ID, which identifies a request in the logs of proxies; None if there is none."""
     found: str | None = environ.get("HTTP_X_REQUEST_ID")
     return None if found is None else printable(found, LONGEST)

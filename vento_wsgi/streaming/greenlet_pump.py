@@ -1,16 +1,19 @@
-"""GreenletPump: the pump of gevent's servers.
+"""GreenletPump: the pump of gevent's servers that iterate.
 
-It makes a chatty source cheap and a silent one watchable. The source
-runs in a greenlet of its own and fills a buffer. The writer asks, and switches straight to the
-source. There are two ways to hand over what comes then:
+The source runs in its own greenlet and fills a buffer. The server's greenlet, the writer, takes
+from the buffer; when that is empty it switches directly to the source. A chunk then reaches the
+writer in one of two ways:
 
-- The loop has had its turn since: the source comes out of a wait of its own. The chunk goes
-  straight to the writer, before any other greenlet has its turn.
-- It has not: the chunk was ready, and more may be. A callback is left with the loop, which runs
-  when the source blocks, and only then: whatever was made until that moment leaves together.
+- The loop has run since the writer began to wait. So the source has just come out of a wait of its
+  own, and nothing else is ready. The chunk goes to the writer at once, before any other greenlet
+  runs.
+- The loop has not run. So the chunk was ready, and more chunks may be. The pump leaves a callback
+  with the loop, which runs only when the source waits. The writer then takes all chunks that were
+  made until that moment.
 
-A source that does not block is cut by size and by time, and the loop gets its turn. A source
-whose buffer is full is held until the writer comes back: it can never be further ahead.
+A source that never waits is stopped after MAX_BUFFER bytes or MAX_SLICE seconds, and the loop gets
+a turn. A source whose buffer is full waits until the writer comes back, so it is never further
+ahead than that.
 """
 
 from __future__ import annotations
@@ -31,15 +34,17 @@ from .turns import MAX_SLICE, turns
 __all__ = ["GreenletPump"]
 
 MAX_SOURCES = 64
-"""GreenletPump kept for the next source: each holds some 20 KB, and few streams end at a time."""
+"""Idle greenlets that are kept for the next source. Each holds about 20 KB, and few streams end at
+a time.
+"""
 
 
 class GreenletPump:
-    """The source runs in a greenlet beside the writer's. See the theory above.
+    """Runs the source in a greenlet beside the writer's; see above.
 
-    context: what the source runs in; by default a copy of the current one.
+    context: the context that the source runs in; by default a copy of the current one.
 
-    Until a Stream says how it is to flow, each chunk is one take.
+    Before flow() is called, each take() returns one chunk.
     """
 
     tells_idle: ClassVar[bool] = True
@@ -77,18 +82,18 @@ class GreenletPump:
         self._writer: greenlet | None = None
         self._ready: list[bytes] = []
         self._size = 0
-        self._gathers = False  # _source_waits is with the loop
-        self._full = False  # it was held because its buffer was full
-        self._held = True  # the source goes on when the writer switches to it
-        self._since = 0  # the loop's iteration in which the writer began to wait
+        self._gathers = False  # the loop will call _source_waits
+        self._full = False  # the source was held because the buffer was full
+        self._held = True  # the source continues when the writer switches to it
+        self._since = 0  # the round of the loop in which the writer began to wait
         self._tells = True  # call _idle when the source waits and nothing is ready
         self._stopped = False
         self._close: Callable[[], object] | None = None  # for the source, when it is stopped
         self._error: BaseException | None = None
-        self._turn = perf_counter()  # when the loop is known to have had its turn
+        self._turn = perf_counter()  # when the loop is known to have run
 
     def flow(self, idle: Callable[[], bool], *, each: bool) -> None:
-        self._idle, self._tells = idle, True  # the source may have waited before it had a Stream
+        self._idle, self._tells = idle, True  # the source may have waited before there was a Stream
         self._most = 0 if each else MAX_BUFFER
 
     @property
@@ -108,7 +113,7 @@ class GreenletPump:
         if not self._ready and not self._over:
             if self._held and perf_counter() - self._turn > MAX_SLICE:
                 self._give_turn()
-            elif self._full:  # others may have much to do, too
+            elif self._full:  # others may have much work as well
                 self._full = False
                 turns().pause()
             self._wait()
@@ -122,7 +127,7 @@ class GreenletPump:
             try:
                 raise error or StopIteration
             finally:
-                del error  # its traceback has this frame: a cycle, with all that the source had
+                del error  # a cycle, since its traceback holds this frame
         return b""
 
     def _wait(self) -> None:
@@ -160,10 +165,10 @@ class GreenletPump:
                 self._writer = None
         self._ready.clear()
         error, self._error = self._error, None
-        self._idle = self._chunks = self._close = None  # which lead back to whom this belongs
+        self._idle = self._chunks = self._close = None  # they refer to the owner of this pump
         if self._source is None:
             close()
-        elif not interrupts:  # in the context of the source, which it may belong to
+        elif not interrupts:  # close() may need the context of the source
             self._context.run(close)
         elif error is not None and not isinstance(error, GeneratorExit):
             raise error
@@ -174,7 +179,7 @@ class GreenletPump:
         self._turn = perf_counter()
         self._gathers = False
         if self._writer is None:
-            return  # it is in the server's send
+            return  # the writer is in the server's send
         if self._ready:
             self._writer.switch()
         else:
@@ -187,14 +192,14 @@ class GreenletPump:
     # in the source's greenlet
 
     def run(self) -> greenlet:
-        """Run the source to its end; the greenlet to go on with."""
+        """Run the source to its end. Returns the greenlet to switch to."""
         try:
             try:
                 self._fill()
             finally:
-                if self._close is not None:  # here: what it has by thread it has by greenlet
+                if self._close is not None:  # here, since its thread-locals belong to this greenlet
                     self._close()
-        except BaseException as error:  # it is the writer's to deal with
+        except BaseException as error:  # take() or stop() raises it in the writer's greenlet
             self._error = error
         self._over = True
         return self._writer or self._hub
@@ -222,10 +227,10 @@ class GreenletPump:
         self._held = True
         (self._writer or self._hub).switch()
 
-    # in either
+    # in either greenlet
 
     def _gather(self) -> None:
-        if not self._gathers:  # one that came too late for its pump may be there still
+        if not self._gathers:  # a callback from an earlier wait may still be pending
             self._gathers = True
             self._hub.loop.run_callback(self._source_waits)
 
@@ -239,15 +244,15 @@ def _nothing() -> bool:
 
 
 def _iteration(loop: Any) -> int:
-    """How many turns the loop has had; 0 where it does not say: then all chunks gather."""
+    """The number of the loop's round. 0 if it does not count: then all chunks are gathered."""
     return getattr(loop, "iteration", 0)
 
 
 def _sources(hub: Any) -> list[Any]:
-    """GreenletPump of this hub that have no source just now.
+    """Idle greenlets of this hub, for the next sources.
 
-    A new greenlet costs some 9 µs, more than all else about a short stream. A greenlet runs in
-    the thread of its hub only, so each hub keeps its own.
+    A new greenlet costs about 9 µs, more than all other work for a short stream. A greenlet can
+    only run in the thread of its hub, so each hub has its own list.
     """
     try:
         return hub.vento_wsgi_sources  # type: ignore[no-any-return]
@@ -258,9 +263,9 @@ def _sources(hub: Any) -> list[Any]:
 
 
 def _source(hub: Any, sources: list[Any]) -> Any:
-    """A greenlet that runs the source of its `pump`, and then waits in `sources` for the next.
+    """A greenlet that runs the source of its attribute `pump`, then waits in `sources` for another.
 
-    While it waits it holds nothing of the last one: neither pump nor context.
+    While it waits it holds neither the pump nor the context of the last source.
     """
 
     def run() -> None:
@@ -268,7 +273,8 @@ def _source(hub: Any, sources: list[Any]) -> Any:
             me: Any = getcurrent()
             back = me.pump.run()
             me.pump = me.gr_context = None
-            # a threading.local of the last source refers to it: the next one must not see that
+            # a weak reference means that a threading.local has values for this greenlet, which the
+            # next source must not see
             if len(sources) >= MAX_SOURCES or getweakrefcount(me):
                 me.parent = back
                 return

@@ -1,4 +1,4 @@
-"""StreamOptions: what a stream is promised."""
+"""StreamOptions: the options of a stream."""
 
 from __future__ import annotations
 
@@ -15,38 +15,41 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT", "SEND_TIMEOUT", "DrainKind", "StreamOptions"]
 
 HEARTBEAT = 15.0
-"""Seconds of silence in an event stream: proxies cut connections that are idle for 30 or 60."""
+"""Seconds of silence after which an event stream sends a comment. Many proxies close a connection
+that is idle for 30 or 60 seconds.
+"""
 
 SEND_TIMEOUT = 60.0
-"""Seconds without any progress, as in nginx, after which a client has stopped reading."""
+"""Seconds without any progress after which a client is given up, as nginx's send_timeout."""
 
 DrainKind = Literal["end", "break", "finish"]
-"""What becomes of an open stream when the worker stops.
+"""What happens to an open stream when the worker stops.
 
-end: an event stream sends a ``retry``; then the response ends as if it were whole.
+end: an event stream sends a ``retry``; then the response ends like a complete one.
 break: the connection breaks off.
-finish: the stream goes on until the worker's grace period ends, and then breaks off.
+finish: the stream continues until the worker's grace period ends; then it breaks off.
 """
 
 
 @dataclass(frozen=True)
 class StreamOptions:
-    """What a stream is promised beyond its chunks. Times are seconds; 0 or None turns one off.
+    """The options of a stream. Times are in seconds; 0 or None turns an option off.
 
-    heartbeat: the bytes that are sent after so long a silence, and how long; in an event
-        stream a number is enough, and 15 the default.
-    deadline: for the whole stream.
-    send_timeout: how long the client may take nothing at all; past it, it has stopped reading.
-    flush: "idle" sends together what is ready together, "each" makes one write a chunk.
+    heartbeat: the bytes that are sent after a silence, and how long the silence is. For an event
+        stream a number is enough; its default is 15.
+    deadline: the longest time for the whole stream.
+    send_timeout: how long the client may take nothing at all. After that the stream ends as
+        stalled.
+    flush: "idle" sends all chunks that are ready in one write; "each" makes one write per chunk.
     drain: what happens when the worker stops: "end", "break" or "finish"; see DrainKind. With
-        "end" a deadline ends the response cleanly, too. By default it depends on who reads,
-        since half an answer must not look whole to a client that does not come back:
+        "end", a deadline ends the response cleanly as well. The default depends on the client,
+        because half a response must not look complete to a client that does not reconnect:
         "end" for EventSource (a GET whose Accept is text/event-stream), "break" for other GETs
         of an event stream, and "finish" for all other methods and bodies.
     on_end: called once, with the Ending.
 
-    Without gevent a heartbeat or a deadline costs the stream a thread, so it has them only if
-    they were asked for, and a client that stops reading is the server's to notice.
+    Without gevent a heartbeat or a deadline costs the stream a thread. There a stream has them
+    only if they are set, and the server has to notice a client that stops reading.
     """
 
     heartbeat: tuple[bytes, float] | float | None = None
@@ -72,7 +75,10 @@ class StreamOptions:
             _seconds("heartbeat", self.heartbeat)
 
     def beat(self, *, event_stream: bool) -> tuple[bytes, float] | None:
-        """What the heartbeat sends and after how many seconds. Raises ValueError."""
+        """The heartbeat: its bytes and the seconds of silence before it. None if it is off.
+
+        Raises ValueError if the bytes are not known.
+        """
         if isinstance(self.heartbeat, tuple):
             return self.heartbeat if self.heartbeat[1] else None
         if event_stream:
@@ -86,12 +92,12 @@ class StreamOptions:
         return None
 
     def drain_for(self, environ: WSGIEnvironment, *, event_stream: bool) -> DrainKind:
-        """What happens to a stream that answers this request when the worker stops."""
+        """What happens to a response to this request when the worker stops."""
         if self.drain is not None:
             return self.drain
         if not event_stream or environ["REQUEST_METHOD"] != "GET":
             return "finish"
-        # EventSource accepts nothing else; what also takes JSON or HTML is a fetch
+        # EventSource accepts this type only; a client that also accepts JSON or HTML is a fetch
         accept = environ.get("HTTP_ACCEPT", "").strip().lower()
         return "end" if accept == sse.CONTENT_TYPE else "break"
 
@@ -103,4 +109,4 @@ def _seconds(name: str, value: object) -> None:
 
 
 DEFAULT = StreamOptions()
-"""What a stream is promised when nobody has said otherwise."""
+"""The options of a stream that sets none."""

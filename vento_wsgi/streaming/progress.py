@@ -1,4 +1,4 @@
-"""Progress: how long a client has taken nothing of what is sent to it."""
+"""Progress: for how long a client has not taken any bytes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ __all__ = ["Progress", "queued"]
 
 _TCP_INFO = 11
 _ACKNOWLEDGED = 120
-"""Where tcp_info of Linux has tcpi_bytes_acked, a number of 64 bits."""
+"""The offset of tcpi_bytes_acked in Linux's tcp_info: an unsigned 64-bit number."""
 
 
 class Progress:
-    """How long a client has taken nothing of what waits for it.
+    """Measures for how long a client has not taken any of the bytes that wait for it.
 
-    A client takes something when its kernel acknowledges bytes. The server's side of the socket
-    does not tell: it becomes writable only when a third of its buffer is free, so that a client
-    that is slow makes progress all the time and a server that waits to write sees none.
+    A client takes bytes when its kernel acknowledges them. Whether the server's socket is writable
+    says little: it becomes writable only when a third of its buffer is free. A slow client makes
+    progress all the time, while a server that waits for room sees none.
     """
 
     __slots__ = ("_moved", "_sock", "_taken")
@@ -30,7 +30,7 @@ class Progress:
         self._moved = monotonic()
 
     def still(self) -> float:
-        """Seconds since the client has been seen to take something, or since `go_on`."""
+        """Seconds since the client was last seen to take bytes, or since `go_on`."""
         taken = _taken(self._sock)
         if taken != self._taken:
             self._taken = taken
@@ -38,12 +38,12 @@ class Progress:
         return monotonic() - self._moved
 
     def go_on(self) -> None:
-        """Called when a write has begun, or gone on."""
+        """Called when a write starts or continues."""
         self._moved = monotonic()
 
 
 def _taken(sock: Any) -> int | None:
-    """A number that changes when the client's side takes something; None if it is not known."""
+    """A number that changes when the client takes bytes; None if this is not known."""
     try:
         if sock.family == getattr(socket, "AF_UNIX", None):
             return -queued(sock.fileno())
@@ -54,7 +54,7 @@ def _taken(sock: Any) -> int | None:
 
 
 def queued(descriptor: int) -> int:
-    """Bytes in a socket's queue that the other side has not taken. Raises OSError."""
+    """Bytes in a socket's send queue that the other side has not taken. Raises OSError."""
     import fcntl
     import termios
 

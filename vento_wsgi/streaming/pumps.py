@@ -1,8 +1,8 @@
-"""How a source runs beside its writer: in place, in a greenlet, in a thread.
+"""Pumps: how a source runs beside the server that iterates: inline, in a greenlet, in a thread.
 
-A pump stands between the chunks of a body and the server's iteration. ``take()`` gives all
-that is ready, as one chunk, and waits when nothing is; ``wake()`` ends such a wait with b"";
-``stop()`` interrupts the source where it waits.
+A pump stands between the chunks of a body and the server's iteration. ``take()`` returns all
+chunks that are ready, joined, and waits when there are none. ``wake()`` makes such a wait return
+b"". ``stop()`` interrupts the source where it waits.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ __all__ = ["MAX_BUFFER", "InlinePump", "Pump", "ThreadPump", "cooperative", "int
 log = logger(__name__)
 
 MAX_BUFFER = 64 * 1024
-"""Bytes made ahead of the writer: a send of more costs no less, and each stream may hold them."""
+"""Bytes that a source may be ahead of the writer. A larger send is no cheaper, and every stream may
+hold as many.
+"""
 
-_patched = False  # and once it is, for good
+_patched = False  # once true, it stays true
 
 
 def cooperative() -> bool:
@@ -38,41 +40,46 @@ def cooperative() -> bool:
 class Pump(Protocol):
     """What a Stream takes its chunks from.
 
-    tells_idle: whether it says when the source waits and nothing is ready.
+    tells_idle: whether it can tell that the source waits and nothing is ready.
     """
 
     tells_idle: ClassVar[bool]
 
     @property
     def exhausted(self) -> bool:
-        """Whether the source is known to have ended well, with nothing left to take."""
+        """Whether the source has ended without an error and nothing is left to take."""
 
     @property
     def waiting(self) -> int:
-        """Bytes that are ready and were not taken."""
+        """Bytes that are ready and not taken yet."""
 
     def flow(self, idle: Callable[[], bool], *, each: bool) -> None:
-        """Work for a Stream. idle: called in the loop when the source waits and nothing is ready,
-        if this pump tells, and again as long as it returns True. each: one chunk a take.
+        """Set how chunks are taken.
+
+        idle: called in the loop when the source waits and nothing is ready, if tells_idle; called
+        again at the next wait as long as it returns True. each: take() returns one chunk.
         """
 
     def take(self) -> bytes:
-        """All that is ready, joined; b"" when woken. StopIteration at the end of the source."""
+        """All that is ready, joined; b"" after wake().
+
+        Raises what the source raises, and StopIteration at its end.
+        """
 
     def wake(self) -> None:
-        """Have a take() that waits return b""; from the loop, or from another thread."""
+        """Make a waiting take() return b"". Called from the loop, or from another thread."""
 
     def report(self, function: Callable[[], object]) -> None:
-        """Call it in the context of the source, which has failed: a log record has more there,
-        and error trackers keep there what they have reported already.
+        """Call `function` in the context of the source, which has failed. Log records have more
+        fields there, and error trackers remember there which errors they have reported.
         """
 
     def stop(self, close: Callable[[], object]) -> None:
-        """Interrupt the source where it waits, and call `close` when it has stopped; once."""
+        """Interrupt the source where it waits, and call `close` once when it has stopped."""
 
 
 class InlinePump:
-    """The source runs in the writer's own call; nothing can wake or interrupt it."""
+    """Runs the source in the writer's own call. Nothing can wake or interrupt it."""
 
     __slots__ = ("exhausted", "take", "waiting")
 
@@ -97,12 +104,12 @@ class InlinePump:
 
 
 class ThreadPump:
-    """The source runs in a thread: what servers without gevent can have.
+    """Runs the source in a thread, for servers without gevent.
 
-    A thread that waits cannot be interrupted, except in an ``interruptible()`` wait: the source
-    is closed when it makes its next chunk.
+    A waiting thread cannot be interrupted, except in an ``interruptible()`` wait. Otherwise the
+    source is closed when it makes its next chunk.
 
-    wakes: ends the wait in which the source is, if that can be ended.
+    wakes: ends the wait that the source is in, if it is interruptible.
     """
 
     tells_idle: ClassVar[bool] = False
@@ -163,7 +170,7 @@ class ThreadPump:
         with self._changed:
             self._stopped = True
             if self._thread is not None and not self._over:
-                self._close = close  # the thread calls it when it comes out of the source
+                self._close = close  # the thread calls it when it leaves the source
                 self._changed.notify_all()
                 wakes = self.wakes
                 if wakes is not None:
@@ -181,8 +188,8 @@ class ThreadPump:
             self._context.run(self._fill)
         except BaseException as caught:  # the writer raises it
             error = caught
-        # A context can be entered once at a time. So the thread leaves it before it says that
-        # the source is over: from then on stop() may enter it, in the writer's thread.
+        # Only one thread at a time can run in a context. So this thread leaves it before it sets
+        # _over: from then on stop() may enter it, in the writer's thread.
         with self._changed:
             self._over, self._error = True, error
             close = self._close
@@ -205,14 +212,14 @@ class ThreadPump:
 
 
 _source_of = threading.local()
-"""The ThreadPump whose source the thread runs, as `pump`."""
+"""`pump`: the ThreadPump whose source this thread runs."""
 
 
 @contextmanager
 def interruptible(wake: Callable[[], object]) -> Iterator[None]:
-    """A wait that a stream which stops can end, as gevent does: GeneratorExit is raised there.
+    """Around a wait of a source: a stream that stops ends the wait, and GeneratorExit is raised.
 
-    wake: has the wait return; called from another thread, and perhaps before it has begun.
+    wake: makes the wait return. Called from another thread, perhaps before the wait has begun.
     """
     pump: ThreadPump | None = getattr(_source_of, "pump", None)
     if pump is None:
@@ -220,7 +227,7 @@ def interruptible(wake: Callable[[], object]) -> Iterator[None]:
         return
     pump.wakes = wake
     try:
-        if not pump._stopped:  # asked after `wakes` was set: stop() sees one, or this the other
+        if not pump._stopped:  # checked after `wakes` is set, so that a stop() is never missed
             yield
     finally:
         pump.wakes = None

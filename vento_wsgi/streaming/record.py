@@ -1,7 +1,7 @@
-"""StreamRecord: what is told of a stream, from its beginning to its end.
+"""StreamRecord: what the rest of the process knows about a stream.
 
-The worker that drains knows all that are open; observers, the access log and ``on_end`` are
-told how each ended; ``vento-wsgi top`` asks how it is just now.
+The worker's drain holds all open streams. Observers, the access log and ``on_end`` are told how
+each stream ended. ``vento-wsgi top`` asks for its current state.
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ class CloseReason(str, enum.Enum):
 
 @dataclass(frozen=True)
 class Ending:
-    """How a stream ended: what ``on_end`` is given.
+    """How a stream ended: the argument of ``on_end``.
 
-    bytes: handed to the server, without framing. chunks: in how many pieces. duration: seconds.
-    first: seconds until the source gave something; None if it never did, or it is not known,
-        as of a subscription whose socket is parked. backlog: bytes made that were not taken.
+    bytes: bytes given to the server, without framing. chunks: the number of pieces.
+    duration: seconds. first: seconds until the first bytes of the source; None if there were
+    none, or if this is not known, as for a parked subscriber. backlog: bytes that were made and
+    not taken.
     """
 
     reason: CloseReason
@@ -52,11 +53,11 @@ class Ending:
 
 
 class Snapshot(NamedTuple):
-    """A stream as it is just now, for ``vento-wsgi top``.
+    """The current state of a stream, for ``vento-wsgi top``.
 
-    since, moved: when it began, and last sent something, in seconds of monotonic().
+    since, moved: when it started, and when it last sent something, in seconds of monotonic().
     backlog, events: bytes and events that wait for the client. sock: its socket, if known.
-    forwarded: whom a proxy speaks for, as it says. state: what it is doing, in a word.
+    forwarded: the client's address as a proxy reports it. state: what it is doing, in one word.
     """
 
     route: str
@@ -72,25 +73,25 @@ class Snapshot(NamedTuple):
 
 
 class Observer(Protocol):
-    """One who is told of all streams of the process, as of their routes. It may not wait."""
+    """Called when any stream of the process opens or ends. Must not block."""
 
     def opened(self, route: str) -> object:
-        """A stream begins: its `ended` will come."""
+        """A stream has started; `ended` will follow."""
 
     def ended(self, route: str, ending: Ending) -> object:
         """A stream has ended."""
 
 
 observers: list[Observer] = []
-"""Those who are told, from the first stream on; none costs nothing."""
+"""The observers of this process, which are called for every stream."""
 
 
 class StreamRecord:
-    """One stream, as others know it.
+    """A stream as the rest of the process knows it.
 
-    route: what it is called. drain: the worker's, if it has one. on_end: called with the Ending.
-    start: when it began, in seconds of monotonic(). reason: why it ended, once it has.
-    sent, pieces: bytes that the client was sent, without framing, and in how many pieces.
+    route: its name in logs. drain: the worker's Drain, or None. on_end: called with the Ending.
+    start: when it started, in seconds of monotonic(). reason: why it ended; None while it is open.
+    sent, pieces: bytes sent to the client, without framing, and the number of pieces.
     request_id: X-Request-ID of its request, for log records.
     """
 
@@ -115,7 +116,7 @@ class StreamRecord:
         self._on_end = on_end
 
     def _enter(self) -> None:
-        """Be known from here on; to be followed by `_tell`."""
+        """Register with the drain and the observers; `_tell` must follow."""
         if self._drain is not None:
             self._drain.add(self)
         for observer in observers:
@@ -130,11 +131,11 @@ class StreamRecord:
 
     @property
     def snapshot(self) -> Snapshot:
-        """How it is just now."""
+        """Its current state."""
         raise NotImplementedError
 
     def fields(self, reason: CloseReason | None) -> dict[str, object]:
-        """What a log record says of it, as ``extra``. reason: why it ends, if it does."""
+        """The ``extra`` of a log record about it. reason: why it ends, if it does."""
         return {
             "route": self.route,
             "request_id": self.request_id,
@@ -145,7 +146,7 @@ class StreamRecord:
         }
 
     def _tell(self, reason: CloseReason, first: float | None, backlog: int) -> None:
-        """Say how it ended; once."""
+        """Report how it ended; called once."""
         listened = self._on_end is not None or observers or access.isEnabledFor(logging.INFO)
         try:
             if listened:

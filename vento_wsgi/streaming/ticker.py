@@ -1,8 +1,8 @@
 """The ticker: one coarse timer for all streams of a process.
 
-A timer for each stream would cost more than the streams. The ticker has one, and calls its
-members in turn. Under gevent it is a timer of the loop, elsewhere a thread. It runs while it
-has members, and is made when the first of them comes, never at import.
+A timer for each stream would cost more than the streams. The ticker has one timer and calls its
+members in turn. Under gevent it is a timer of the loop, otherwise a thread. It is made for the
+first member, never at import, and it stops when it has no members.
 """
 
 from __future__ import annotations
@@ -20,40 +20,40 @@ __all__ = ["LoopTicker", "Member", "Ticker", "process_ticker"]
 log = logger(__name__)
 
 TICK = 0.25
-"""Seconds: policies are in whole ones, so asking every stream four times in each is enough."""
+"""Seconds between two calls. Options are in whole seconds, so four calls a second are enough."""
 
 BEAT = 0.05
-"""Seconds: how late a departure behind unread bytes is seen; half of what is promised."""
-
+"""Seconds until a departure behind unread bytes is noticed: half of the promised 100 ms."""
 
 SWEEP = 1000
-"""Idle members asked in one tick, at least; of more than four times as many a quarter is asked."""
+"""Idle members called in one tick. If there are more than four times as many, a quarter of them."""
 
 
 class Member(Protocol):
-    """What a ticker asks."""
+    """What a ticker calls every TICK."""
 
     def tick(self, now: float) -> None:
-        """Called every TICK with time.monotonic()."""
+        """now: time.monotonic()."""
 
 
 class Suspect(Protocol):
-    """What a ticker checks every BEAT."""
+    """What a ticker calls every BEAT."""
 
     def check(self) -> None: ...
 
 
 class Ticker:
-    """Asks its members every tick, for as long as there are any.
+    """Calls its members every tick, as long as there are any.
 
-    members: asked at each tick. idle: asked once a second or so, since they may be many
-    thousands; add_idle() starts the ticker for them.
+    members: called at each tick. idle: called about once a second, since there may be many
+    thousands. suspects: called at each beat. Members are added by the methods, which start the
+    ticker, and discarded from the sets.
     """
 
     def __init__(self) -> None:
         self.members: set[Member] = set()
         self.idle: set[Member] = set()
-        self._sweep: list[Member] = []  # of the idle ones, those whose turn has not come
+        self._sweep: list[Member] = []  # idle members that are not called yet in this round
         self._step = SWEEP
         self.suspects: set[Suspect] = set()
         self._ticking = self._beating = False
@@ -75,7 +75,7 @@ class Ticker:
                 self._run(TICK, self._tick)
 
     def suspect(self, watch: Suspect) -> None:
-        """Ask `watch` every beat until it is taken out of the suspects."""
+        """Call `watch.check()` every beat, until it is discarded from the suspects."""
         self.suspects.add(watch)
         if not self._beating:
             self._beating = True
@@ -84,11 +84,11 @@ class Ticker:
     def _tick(self) -> bool:
         now = time.monotonic()
         for member in tuple(self.members):
-            _ask(member.tick, now)
+            _call(member.tick, now)
         for member in self._next_idle():
-            _ask(member.tick, now)
+            _call(member.tick, now)
         with self._lock:
-            self._ticking = False  # first: who is added from here on sees it, or is seen
+            self._ticking = False  # first: a member added from here on starts it, or is counted
             self._ticking = bool(self.members or self.idle)
         return self._ticking
 
@@ -101,25 +101,25 @@ class Ticker:
 
     def _beat(self) -> bool:
         for watch in tuple(self.suspects):
-            _ask(watch.check)
+            _call(watch.check)
         self._beating = bool(self.suspects)
         return self._beating
 
     def _run(self, interval: float, step: Callable[[], bool]) -> None:
-        """Call `step` every `interval` seconds until it says False."""
+        """Call `step` every `interval` seconds until it returns False."""
 
         def run() -> None:
             while step():
                 time.sleep(interval)
 
-        threading.Thread(target=run, name="vento_wsgi clock", daemon=True).start()
+        threading.Thread(target=run, name="vento_wsgi ticker", daemon=True).start()
 
 
-def _ask(question: Callable[..., None], *arguments: float) -> None:
+def _call(function: Callable[..., None], *arguments: float) -> None:
     try:
-        question(*arguments)
-    except Exception:  # of one: the others are asked all the same
-        log.exception("a member of the clock failed")
+        function(*arguments)
+    except Exception:  # the other members are called nevertheless
+        log.exception("a member of the ticker failed")
 
 
 class LoopTicker(Ticker):
@@ -136,21 +136,21 @@ class LoopTicker(Ticker):
         timer.start(run)
 
 
-_clock: Ticker | None = None
+_ticker: Ticker | None = None
 
 
 def process_ticker(*, cooperative: bool) -> Ticker:
-    """The clock of this process, made when first asked for."""
-    global _clock
-    if _clock is None:
-        _clock = LoopTicker() if cooperative else Ticker()
-    return _clock
+    """The ticker of this process, made at the first call. cooperative: under gevent."""
+    global _ticker
+    if _ticker is None:
+        _ticker = LoopTicker() if cooperative else Ticker()
+    return _ticker
 
 
 def _forget() -> None:
-    global _clock
-    _clock = None
+    global _ticker
+    _ticker = None
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_forget)  # timers and threads are the parent's
+    os.register_at_fork(after_in_child=_forget)  # it has no timers or threads

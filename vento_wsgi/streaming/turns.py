@@ -1,9 +1,10 @@
-"""Turns: how those who have much to do share a gevent loop with those who have little.
+"""Turns: share a gevent loop fairly between long and short work.
 
 The loop runs every greenlet whose socket is ready before it looks for new connections. With
-thousands of clients that take large bodies, each doing a millisecond of work, a short request
-would wait for seconds. So whoever has more to do asks here: once the loop has been busy for
-MAX_SLICE, the others queue, first come, first served, and get MAX_SLICE of each later round.
+thousands of clients that take large bodies, a millisecond of work each, a short request would wait
+for seconds. So a greenlet with more work calls pause(). Once the loop has been busy for MAX_SLICE
+in this round, such greenlets wait in a queue, first in, first out. In each later round they
+get MAX_SLICE together.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from greenlet import getcurrent
 __all__ = ["MAX_SLICE", "Turns", "turns"]
 
 MAX_SLICE = 0.010
-"""Seconds that a source may run without giving the loop its turn: what a client can notice."""
+"""Seconds that a source may keep the loop busy: about what a client can notice."""
 
 
 class Turns:
@@ -28,31 +29,31 @@ class Turns:
         self._hub = hub
         self._waiting: deque[Any] = deque()
         self._iteration = -1
-        self._since = 0.0  # when the first in this iteration of the loop has asked
+        self._since = 0.0  # when somebody first asked in this round of the loop
         self._timer: Any = None
 
     @property
     def is_over(self) -> bool:
-        """Whether the loop has been busy for too long in this round."""
+        """Whether the loop has been busy for more than MAX_SLICE in this round."""
         iteration, now = getattr(self._hub.loop, "iteration", -1), perf_counter()
         if iteration != self._iteration:
             self._iteration, self._since = iteration, now
         return now - self._since > MAX_SLICE
 
     def pause(self) -> None:
-        """Go on in a later round if this one has lasted for too long."""
+        """Continue in a later round if this one is over."""
         if self.is_over:
             self.wait()
 
     def wait(self) -> None:
-        """Go on in a later round."""
+        """Continue in a later round."""
         me = getcurrent()
         self._waiting.append(me)
         if self._timer is None:
             self._start()
         try:
             self._hub.switch()
-        except BaseException:  # something was thrown into this greenlet while it waited
+        except BaseException:  # an exception was thrown into this greenlet
             if me in self._waiting:
                 self._waiting.remove(me)
             raise

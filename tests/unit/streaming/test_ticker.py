@@ -181,7 +181,7 @@ def test_a_clock_does_not_keep_the_loop_going() -> None:
 
 @pytest.fixture
 def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_clock", None)
+    monkeypatch.setattr(module, "_ticker", None)
 
 
 FORKS = """
@@ -217,7 +217,7 @@ def test_importing_the_package_starts_nothing() -> None:
         "import sys, threading",
         "import vento_wsgi, vento_wsgi.streaming.stream",
         "from vento_wsgi.streaming import ticker",
-        "print(threading.active_count(), ticker._clock, 'gevent' in sys.modules)",
+        "print(threading.active_count(), ticker._ticker, 'gevent' in sys.modules)",
     )
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, timeout=60
