@@ -174,7 +174,7 @@ class Writer:
             if iteration != self._turn:
                 self._turn, self._since = iteration, perf_counter()
                 self._flush()
-            elif at_once:
+            elif at_once or perf_counter() - made > QUICK:
                 self._flush()
                 now = perf_counter()
                 at_once, made = each or now - made > QUICK, now
@@ -207,7 +207,7 @@ class Writer:
         self._give_turn(now)
         if now - began > QUICK:
             self._flush()
-            return 1 if count > 1 else 0
+            return 0
         if not self._ready:
             return 1
         # the next chunks are likely to be as large: one, and then a slice that fills the buffer

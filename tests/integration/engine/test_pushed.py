@@ -1,0 +1,86 @@
+"""What leaves when on StreamWorker, where a source pushes its chunks into the connection."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import pytest
+from support.fixtures import served
+from support.gates import Gate
+from support.servers import STREAM_WORKER, Raw, Running, connect, get
+
+running = served("apps.pushed:app", STREAM_WORKER)
+
+KINDS = ["bare", "ours"]
+
+
+def pieces(raw: Raw) -> list[bytes]:
+    """The chunks of HTTP that are left: each is one write of the server."""
+    found = []
+    while (piece := raw.read_piece()) is not None:
+        found.append(piece.data)
+    return found
+
+
+def first(raw: Raw) -> bytes:
+    piece = raw.read_piece()
+    assert piece is not None
+    return piece.data
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_chunks_that_are_ready_together_leave_together(running: Running, kind: str) -> None:
+    with connect(running) as raw:
+        raw.request("GET", f"/{kind}/ready/0")
+        assert pieces(raw) == [b"first second "]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_source_that_waits_holds_nothing_back(running: Running, kind: str, gate: Gate) -> None:
+    with connect(running) as raw:
+        raw.request("GET", f"/{kind}/waits/{gate.port}")
+        assert first(raw) == b"first second "
+        assert gate.wanted()
+        gate.next()
+        # the third comes out of the wait, and may leave alone
+        assert b"".join(pieces(raw)) == b"third last"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_source_that_computes_holds_a_chunk_back_once_at_most(
+    running: Running, kind: str
+) -> None:
+    with connect(running) as raw:
+        raw.request("GET", f"/{kind}/computes/0")
+        found = pieces(raw)
+    assert b"".join(found).startswith(b"first second 0 ")
+    assert len(found) >= 3, "each leaves before the next one is computed"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stream_has_the_greenlet_of_its_request_and_no_other(
+    running: Running, kind: str, gate: Gate
+) -> None:
+    before = int(get(running, "/greenlets")[1].data)
+    with ExitStack() as stack:
+        for _ in range(5):
+            raw = stack.enter_context(connect(running))
+            raw.request("GET", f"/{kind}/waits/{gate.port}")
+            assert first(raw) == b"first second "
+        assert int(get(running, "/greenlets")[1].data) == before + 5
+
+
+@pytest.mark.parametrize("path", ["/text", "/ready", "/bare/ready/0"])
+def test_a_request_leaves_nothing_for_the_garbage_collector(running: Running, path: str) -> None:
+    with connect(running) as raw:
+
+        def ask(path: str) -> bytes:
+            raw.request("GET", path)
+            return raw.read_all().data
+
+        for _ in range(5):
+            ask(path)
+        ask("/gc/off")
+        for _ in range(50):
+            ask(path)
+        assert int(ask("/gc/on")) < 50
