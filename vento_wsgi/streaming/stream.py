@@ -304,7 +304,9 @@ class Stream(Lifecycle):
         if self._iteration is not None:
             self._iteration.say(block)
         elif self.connection is not None and self.connection.is_pushing:
-            self.connection.say(self.outgoing(block))
+            self.connection.send_ready()
+            if not self.connection.is_full:
+                self.connection.say(self.outgoing(block))
 
     def half_closed(self) -> None:
         if self.between_lines:

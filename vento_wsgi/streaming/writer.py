@@ -277,8 +277,8 @@ class Writer:
     # in the loop, or in the greenlet of the request
 
     def say(self, data: bytes) -> None:
-        """Send something between two chunks of the source, unless the client lags behind."""
-        if self._unsent is None and self.failure is None and not self._ready and not self._rest:
+        """Send something between two chunks of the source: after send_ready(), if not is_full."""
+        if self.failure is None:
             self.transmit(data)
 
     def interrupt(self, error: type[BaseException]) -> None:
