@@ -390,6 +390,8 @@ class StreamWorker(GeventWorker):
             self._failed(error, response, req, sock, addr)
             raise StopIteration from None
         finally:
+            if response is not None:
+                response.failure = None  # its traceback leads to what the source holds
             if self._post_request is not None and not isinstance(sys.exc_info()[1], _Parked):
                 self._answered(response, req, {} if response is None else environ)
 

@@ -256,6 +256,7 @@ class Writer:
     def abandon(self, error: OSError) -> None:
         """Send nothing more, also not what is in the buffer."""
         self.failure = self.failure or error
+        self._is_finished = True
         self._outlet = None
         self._ready, self._rest = (), None
 
