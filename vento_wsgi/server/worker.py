@@ -48,6 +48,7 @@ from ..streaming.endings import broken_request
 from ..streaming.environ import CONNECTION
 from ..streaming.options import SEND_TIMEOUT
 from ..streaming.ticker import process_ticker
+from ..streaming.turns import turns
 from . import hooks
 from .boot_checks import prepare
 from .drain import STEP, Drain
@@ -308,8 +309,9 @@ class StreamWorker(GeventWorker):
         shared = connection_environ(self._environ, client, addr, listener_name)
         requests = Requests(self.cfg, reader, addr, listener_name, self._parser, shared)
         proxy_protocol_info: Any = {}
-        sender = sender_of(client)
+        sender, turn = sender_of(client), turns()
         while True:
+            turn.pause()  # a client that is quick does not keep the others waiting
             req, environ = requests.next()
             if environ is None:
                 if req.proxy_protocol_info:

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from gevent import get_hub
 from greenlet import getcurrent
 
+from ..logs import logger
 from .turns import MAX_SLICE, turns
 from .unsent import Unsent
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = ["MAX_BUFFER", "PIECE", "Outlet", "Writer"]
+
+log = logger(__name__)
 
 MAX_BUFFER = 64 * 1024
 """Bytes gathered before they are sent: a send of more costs no less."""
@@ -83,10 +86,11 @@ class Writer:
     _ready: Any = ()  # chunks that were not sent: a list, once something is pushed
     _rest: memoryview | None = None  # of a large chunk, what was not framed
     _gate: list[bytes]
-    _armed = False  # _flush_at_pause is with the loop
+    _armed = False  # flush_at_pause is due
     _paused = _is_finished = False
     _unsent: Unsent | None = None
     _waiter: Any = None  # the greenlet that waits for room
+    _hub: Any
     _loop: Any
     _turn: int  # the loop's iteration in which the last chunk came
     _since: float  # when the loop is known to have had its turn
@@ -151,7 +155,8 @@ class Writer:
         self._outlet = outlet
         self._greenlet = getcurrent()
         self._ready, self._gate = [], []
-        self._loop = get_hub().loop
+        self._hub = get_hub()
+        self._loop = self._hub.loop
         self._turn, self._since = _iteration(self._loop), perf_counter()
         if outlet is not None:
             self._arm()
@@ -238,6 +243,8 @@ class Writer:
             self.flush()
             data = b""
         self._is_finished = True
+        if self._armed:
+            _pauses(self._hub).discard(self)
         self.transmit(data, last=True)
         if self._unsent is not None or self.failure is not None:
             self.wait_for_room()
@@ -296,9 +303,10 @@ class Writer:
     def _arm(self) -> None:
         if not self._armed:
             self._armed = True
-            self._loop.run_callback(self._flush_at_pause)
+            _pauses(self._hub).add(self)
 
-    def _flush_at_pause(self) -> None:
+    def flush_at_pause(self) -> None:
+        """Called in the loop when the source has paused."""
         self._armed = False
         if self._is_finished:
             return
@@ -344,6 +352,48 @@ class Writer:
             self._outlet.failed(error)
         if self._waiter is not None:
             self._waiter.switch()
+
+
+class _Pauses:
+    """The writers that send what they have when the loop runs: one callback for all of them.
+
+    A greenlet whose client is quick answers many requests before it waits. Their writers have
+    finished by then, and should not be kept for a callback of their own.
+    """
+
+    def __init__(self, hub: Any) -> None:
+        self._loop = hub.loop
+        self._writers: list[Writer] = []
+        self._is_due = False
+
+    def add(self, writer: Writer) -> None:
+        self._writers.append(writer)
+        if not self._is_due:
+            self._is_due = True
+            self._loop.run_callback(self._run)
+
+    def discard(self, writer: Writer) -> None:
+        """Called by a writer that has finished. It is the last one, unless others ran since."""
+        if self._writers and self._writers[-1] is writer:
+            self._writers.pop()
+
+    def _run(self) -> None:
+        self._is_due = False
+        writers, self._writers = self._writers, []
+        for writer in writers:
+            try:
+                writer.flush_at_pause()
+            except Exception:  # the others send all the same
+                log.exception("sending at a pause failed")
+
+
+def _pauses(hub: Any) -> _Pauses:
+    """Those of a hub."""
+    try:
+        return hub.vento_pauses  # type: ignore[no-any-return]
+    except AttributeError:
+        pauses = hub.vento_pauses = _Pauses(hub)
+        return pauses
 
 
 def _iteration(loop: Any) -> int:
