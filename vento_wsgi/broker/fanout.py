@@ -1,24 +1,27 @@
-"""Fanout: the one reader of a log in a process, and those whom it tells.
+"""Fanout: the one reader of a log in a process, and the subscribers that it tells.
 
 However many subscribers there are, the log is followed once and each event is encoded once.
-A subscriber joins after some position: what lies between the position that it has and that one
-it reads from the log itself, and what comes later it is told. So nothing is missing at the
-seam, and what it has from both sides it can tell by the position.
+A subscriber joins after a position. Up to there it reads the log itself; later events it is told.
+So nothing is missing in between, and it recognises by its position what it has from both sides.
 
-A subscriber to quiet topics would keep the id of an event that is no longer in the log, and be
-answered by a gap when it comes back. So the fan-out notes how old positions are, and gives a mark,
-an id without an event, to a subscriber whose last id has gone half the way out of the log.
+Most subscribers listen to one topic and keep up with it. To them an event is a send() on a
+non-blocking socket, and a comparison; see Batch.
+
+A subscriber to quiet topics would keep the id of an event that is no longer in the log, and would
+get a gap when it comes back. So the fan-out notes how old positions are, and gives a mark, an id
+without an event, to a subscriber whose last id is halfway to being dropped from the log.
 """
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from time import monotonic
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ..exceptions import BrokerError
 from ..logs import logger
@@ -26,28 +29,30 @@ from ..streaming.pumps import cooperative
 from .backends.event_log import Entry, EventLog, Position, Topics
 from .frames import Frame, gap, mark
 
-__all__ = ["Fanout", "Sink"]
+__all__ = ["Batch", "Fanout", "Sink", "waits"]
 
 log = logger(__name__)
 
 MANY, LONG = 100, 5.0
-"""Entries at once, seconds between two: then some may have been dropped before they were read."""
+"""After a batch this large or this late, entries may have been trimmed: check `log.lost()`."""
 
-TURN = 500
-"""Subscribers told between two looks at the time: some milliseconds."""
+BATCH = 341
+"""Sinks told between two looks at the time: 1 or 2 ms. A dict of this size has no free places."""
 
 SLICE = 0.005
 """Seconds that others wait for their turn while subscribers are told."""
 
 OLD, STEP = 1 / 2, 1 / 8
-"""Of what a log keeps: how old a position is whose holders get a mark, and how often one is noted.
-
-So a mark comes before five eighths, and three eighths are left for the client to come back in.
+"""Parts of what the log keeps: the age at which a position needs a mark, and the time between two
+notes. So a mark comes before five eighths, and the client has three eighths to come back.
 """
 
 
 class Sink(Protocol):
-    """What is told of events. Neither method waits; both may be called once more after leave()."""
+    """A subscriber, as the fan-out sees it. No method may block.
+
+    put() and dismiss() may be called once more after leave().
+    """
 
     topics: Topics
 
@@ -55,14 +60,108 @@ class Sink(Protocol):
     def holds(self) -> Position | None:
         """The position whose id the subscriber has; None while frames wait for it."""
 
-    def put(self, frame: Frame) -> None: ...
+    def put(self, frame: Frame) -> None:
+        """Give it a frame. It ignores a frame that it has already."""
 
     def dismiss(self) -> None:
-        """The log has ended or is another one: who subscribes anew is told what is missing."""
+        """The log has ended or was replaced. A new subscription learns what is missing."""
+
+
+class LiveSink(Sink, Protocol):
+    """A sink that can be told by a bare send()."""
+
+    def fell_behind(self, frame: Frame, sent: int) -> None:
+        """Of the frame's chunk its send() took only `sent` bytes: it has to send the rest."""
+
+
+class Batch:
+    """At most BATCH sinks of one topic, which are told of a frame without a pause in between.
+
+    A *live* sink keeps up with its topic: a frame is one send() on its socket, and nothing is
+    noted for the sink itself. What it was sent is the difference between the batch's figures now
+    and when it became live.
+
+    sends: by sink, what sends it a chunk; waits for a sink that is not live.
+    position, moved: of the newest frame, and when it was made. sent, pieces: bytes and frames.
+    """
+
+    __slots__ = ("moved", "pieces", "position", "sends", "sent")
+
+    def __init__(self, position: Position) -> None:
+        self.sends: dict[Any, Callable[[bytes], int]] = {}
+        self.position = position
+        self.moved = 0.0
+        self.sent = self.pieces = 0
+
+    def tell(self, frame: Frame) -> tuple[list[Sink], list[tuple[LiveSink, int]]]:
+        """Send a frame to those that are live. Returns those that are not, and those that were
+        live and did not take all, with the bytes that they took."""
+        waiting: list[Sink] = []
+        behind: list[tuple[LiveSink, int]] = []
+        chunk = frame.chunk
+        size = len(chunk)
+        for sink, send in self.sends.items():
+            try:
+                if (sent := send(chunk)) == size:
+                    continue
+            except OSError:  # it is full; or broken, and then the next send says so
+                sent = 0
+            if sent < 0:
+                waiting.append(sink)
+            else:
+                behind.append((sink, sent))
+        self.position, self.moved = frame.position, frame.made
+        self.sent += len(frame.block)
+        self.pieces += 1
+        return waiting, behind
+
+
+def waits(chunk: bytes) -> int:  # noqa: ARG001
+    """In place of the send() of a sink that is not live."""
+    return -1
+
+
+class _Place:
+    """The sinks of a name, or of all names below one.
+
+    batches: of the sinks that are in this place alone. shared: those that are in others as well.
+    """
+
+    __slots__ = ("batches", "shared")
+
+    def __init__(self) -> None:
+        self.batches: list[Batch] = []
+        self.shared: dict[Sink, None] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.batches or self.shared)
+
+    def __iter__(self) -> Iterator[Sink]:
+        for batch in self.batches:
+            yield from batch.sends
+        yield from self.shared
+
+    def add(self, sink: Sink, position: Position) -> None:
+        batch = next((batch for batch in self.batches if len(batch.sends) < BATCH), None)
+        if batch is None:
+            batch = Batch(position)
+            self.batches.append(batch)
+        batch.sends[sink] = waits
+
+    def batch_of(self, sink: Sink) -> Batch | None:
+        return next((batch for batch in self.batches if sink in batch.sends), None)
+
+    def remove(self, sink: Sink) -> None:
+        self.shared.pop(sink, None)
+        batch = self.batch_of(sink)
+        if batch is not None:
+            del batch.sends[sink]
+            if not batch.sends:
+                self.batches.remove(batch)
 
 
 class _Note(NamedTuple):
-    """When a position was the newest one. number: how many entries had been told by then."""
+    """When a position was the newest one. number: how many entries had come by then."""
 
     position: Position
     number: int
@@ -76,17 +175,16 @@ class Fanout:
 
     position: of the newest event that sinks have been, or are being, told of.
     told: of the newest event that every sink has been told of.
-    over: whether its log has ended, and nobody is told any more.
+    over: whether the log has ended, so that no more events will come.
     """
 
     def __init__(self, source: EventLog, keep: int, keep_seconds: float) -> None:
         self.log = source
         self.position = self.told = source.last()
         self.over = False
-        self._names: dict[str, dict[Sink, None]] = {}
-        self._prefixes: dict[str, dict[Sink, None]] = {}
-        self._snapshots: dict[str, tuple[Sink, ...]] = {}
-        self._lock = threading.Lock()  # of these three
+        self._names: dict[str, _Place] = {}
+        self._prefixes: dict[str, _Place] = {}
+        self._lock = threading.Lock()  # for both, and for the batches in them
         self._leaving: deque[Sink] = deque()
         self._old = max(1, keep * OLD)
         self._step = max(1, keep * STEP)
@@ -100,7 +198,7 @@ class Fanout:
 
     @property
     def sinks(self) -> int:
-        """How many are told."""
+        """How many sinks there are."""
         with self._tables():
             return len(self._all())
 
@@ -112,16 +210,37 @@ class Fanout:
         with self._tables():
             if self.over:
                 raise BrokerError("the broker has been closed: subscribe again")
-            for table, key in self._places(sink.topics):
-                table.setdefault(key, {})[sink] = None
-            self._snapshots.clear()
+            keys = self._keys(sink.topics)
+            for table, key in keys:
+                place = table.setdefault(key, _Place())
+                if len(keys) == 1:
+                    place.add(sink, self.position)
+                else:
+                    place.shared[sink] = None
             return self.position
+
+    def keeps_up(self, sink: LiveSink, send: Callable[[bytes], int]) -> Batch | None:
+        """Make `sink` live. Called within its put(), when it has sent all that it was given.
+
+        send: of its socket; does not block. Returns the batch that it is in; None if it has left,
+        or listens to several topics, and goes on with put().
+        """
+        keys = self._keys(sink.topics)
+        if len(keys) != 1:
+            return None
+        ((table, key),) = keys
+        with self._tables():
+            place = table.get(key)
+            batch = None if place is None else place.batch_of(sink)
+            if batch is not None:
+                batch.sends[sink] = send
+        return batch
 
     def leave(self, sink: Sink) -> None:
         """Tell `sink` no more; further calls do nothing.
 
-        Never waits, since it is called wherever garbage is collected: the lock may then be held
-        by the very thread that calls. Whoever holds it takes the sink out before it goes on.
+        Never waits: the garbage collector may call it in a thread that holds the lock. Whoever
+        holds the lock removes the sink when it releases the lock.
         """
         self._leaving.append(sink)
         self._remove_leaving()
@@ -143,15 +262,14 @@ class Fanout:
                 self._lock.release()
 
     def _remove(self, sink: Sink) -> None:
-        for table, key in self._places(sink.topics):
-            sinks = table.get(key)
-            if sinks is not None:
-                sinks.pop(sink, None)
-                if not sinks:
+        for table, key in self._keys(sink.topics):
+            place = table.get(key)
+            if place is not None:
+                place.remove(sink)
+                if not place:
                     del table[key]
-        self._snapshots.clear()
 
-    def _places(self, topics: Topics) -> list[tuple[dict[str, dict[Sink, None]], str]]:
+    def _keys(self, topics: Topics) -> list[tuple[dict[str, _Place], str]]:
         return [
             *((self._names, name) for name in topics.names),
             *((self._prefixes, prefix) for prefix in topics.prefixes),
@@ -174,34 +292,78 @@ class Fanout:
                 self._dismiss_all(self.log.first())
             elif late and self.log.lost(self.position):
                 first = self.log.first()
-                self._tell(gap(self.log, first), self._all)
+                self._tell_some(gap(self.log, first), self._all)
                 entries = [entry for entry in entries if entry.position > first]
-        except Exception:  # they come back, and read the log themselves
+        except Exception:  # the clients come back, and then the log is read for them
             log.exception("whether events are missing is not known")
             self._dismiss_all(entries[-1].position)
             return
         if self._turn - self._noted.time >= self._keep_seconds * STEP:
             self._note(before)
         for entry in entries:
-            self._tell(Frame.of(entry, self.log), partial(self._sinks, entry.topic))
+            self._tell_topic(Frame.of(entry, self.log), entry.topic)
             self._count += 1
             if self._count - self._noted.number >= self._step:
                 self._note(self._turn)
                 self._give_marks()
         self._give_marks()
 
-    def _tell(self, frame: Frame, who: Callable[[], tuple[Sink, ...]]) -> None:
+    def _tell_topic(self, frame: Frame, topic: str) -> None:
         with self._lock:  # _tables() takes as long as all else here if few are told
             self.position = frame.position
-            sinks = who()
+            places = self._places(topic)
+            batches = [batch for place in places for batch in place.batches]
+            shared = dict.fromkeys(sink for place in places for sink in place.shared)
         if self._leaving:
             self._remove_leaving()
-        for start in range(0, len(sinks), TURN):
-            if monotonic() - self._turn > SLICE and cooperative():
-                _give_turn()
-                self._turn = monotonic()
-            self._put(iter(sinks[start : start + TURN]), frame)
+        for batch in batches:
+            self._pause()
+            with self._lock:
+                waiting, behind = batch.tell(frame)
+            if self._leaving:
+                self._remove_leaving()
+            self._send_rest(behind, frame)  # first: nothing else may be sent to them before
+            self._put(waiting, frame)
+        if shared:
+            self._put_in_turns(tuple(shared), frame)
         self.told = frame.position
+
+    def _tell_some(self, frame: Frame, who: Callable[[], tuple[Sink, ...]]) -> None:
+        with self._tables():
+            self.position = frame.position
+            sinks = who()
+        self._put_in_turns(sinks, frame)
+        self.told = frame.position
+
+    def _put_in_turns(self, sinks: tuple[Sink, ...], frame: Frame) -> None:
+        for start in range(0, len(sinks), BATCH):
+            self._pause()
+            self._put(sinks[start : start + BATCH], frame)
+
+    def _send_rest(self, behind: Iterable[tuple[LiveSink, int]], frame: Frame) -> None:
+        for sink, sent in behind:
+            try:
+                sink.fell_behind(frame, sent)
+            except Exception:  # noqa: PERF203 - the others are told all the same
+                self._give_up(sink)
+
+    def _put(self, sinks: Iterable[Sink], frame: Frame) -> None:
+        for sink in sinks:
+            try:
+                sink.put(frame)
+            except Exception:  # noqa: PERF203 - the others are told all the same
+                self._give_up(sink)
+
+    def _give_up(self, sink: Sink) -> None:
+        log.exception("a subscriber failed")
+        self.leave(sink)
+        sink.dismiss()
+
+    def _pause(self) -> None:
+        """Let others have their turn, if this one has lasted for long."""
+        if monotonic() - self._turn > SLICE and cooperative():
+            _give_turn()
+            self._turn = monotonic()
 
     def _note(self, time: float) -> None:
         """Note that the position of now was the newest one at `time`."""
@@ -214,7 +376,7 @@ class Fanout:
         while self._notes and self._is_old(self._notes[0]):
             old = self._notes.popleft()
         if old is not None:
-            self._tell(mark(self.log, self.told), partial(self._holding, old.position))
+            self._tell_some(mark(self.log, self.told), partial(self._holding, old.position))
 
     def _is_old(self, note: _Note) -> bool:
         return (
@@ -227,49 +389,27 @@ class Fanout:
         holding = ((sink, sink.holds) for sink in self._all())
         return tuple(sink for sink, held in holding if held is not None and held <= position)
 
-    def _put(self, sinks: Iterator[Sink], frame: Frame) -> None:
-        while (failed := self._put_until(sinks, frame)) is not None:
-            self.leave(failed)
-            failed.dismiss()  # the others are told all the same
-
-    def _put_until(self, sinks: Iterator[Sink], frame: Frame) -> Sink | None:
-        """Tell them; one that failed, if there is one, before those that are left."""
-        sink: Sink | None = None
-        try:
-            for sink in sinks:
-                sink.put(frame)
-        except Exception:
-            log.exception("a subscriber failed")
-            return sink
-        return None
-
     def _dismiss_all(self, position: Position) -> None:
         self._notes.clear()
         with self._tables():
             sinks = self._all()
             self._names.clear()
             self._prefixes.clear()
-            self._snapshots.clear()
             self.position = self.told = position
         for sink in sinks:
             sink.dismiss()
 
     def _all(self) -> tuple[Sink, ...]:
-        tables = (*self._names.values(), *self._prefixes.values())
-        return tuple(dict.fromkeys(sink for table in tables for sink in table))
+        places = (*self._names.values(), *self._prefixes.values())
+        return tuple(dict.fromkeys(sink for place in places for sink in place))
 
-    def _sinks(self, topic: str) -> tuple[Sink, ...]:
-        sinks = self._snapshots.get(topic)
-        if sinks is None:
-            found = dict(self._names.get(topic, {}))
-            for prefix, more in self._prefixes.items():
-                if topic.startswith(prefix):
-                    found.update(more)
-            sinks = tuple(found)
-            if len(self._snapshots) >= 1000:  # topics with a subscriber may be many
-                self._snapshots.clear()
-            self._snapshots[topic] = sinks
-        return sinks
+    def _places(self, topic: str) -> list[_Place]:
+        """The places whose sinks listen to `topic`."""
+        found = [self._names.get(topic)]
+        if self._prefixes:
+            ends = (end.end() for end in re.finditer("/", topic))
+            found += [self._prefixes.get(topic[:end]) for end in ends]
+        return [place for place in found if place is not None]
 
 
 def _give_turn() -> None:

@@ -27,7 +27,7 @@ from ..streaming.record import CloseReason, Snapshot
 from ..streaming.ticker import process_ticker
 from ..streaming.unsent import Unsent
 from .backends.event_log import Position
-from .fanout import Fanout
+from .fanout import Batch, Fanout, waits
 from .frames import Backlog, Frame, chunk
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ class ParkedSubscriber(Lifecycle):
     """
 
     __slots__ = (
-        *("_backlog", "_ended", "_fanout", "_last", "_limit", "_log", "_position", "_slow"),
-        *("_sock", "_unsent", "_watcher", "topics"),
+        *("_backlog", "_batch", "_ended", "_fanout", "_last", "_limit", "_log", "_position"),
+        *("_slow", "_sock", "_unsent", "_watcher", "topics"),
     )
 
     def __init__(
@@ -70,6 +70,7 @@ class ParkedSubscriber(Lifecycle):
         self._limit, self._slow = subscription.backlog, subscription.slow
         self._log = subscription.log
         self._fanout: Fanout | None = None
+        self._batch: Batch | None = None  # while it is live
         self._ended = ended
         self._sock: Any = None
         self._position: Position = subscription.position  # of the newest frame that it was told
@@ -110,24 +111,59 @@ class ParkedSubscriber(Lifecycle):
 
     @property
     def holds(self) -> Position | None:
-        return self._position if self._backlog is None else None
+        return self._told if self._backlog is None else None
+
+    @property
+    def _told(self) -> Position:
+        """The position of the newest frame that it was told."""
+        return self._position if self._batch is None else max(self._position, self._batch.position)
 
     def put(self, frame: Frame) -> None:
-        """Called by the fan-out."""
-        if frame.position <= self._position:
+        """Called by the fan-out, unless it is live."""
+        if frame.position <= self._told:
             return  # it was read from the log
         self._position = frame.position
         if self._backlog is None:
             self._moved = frame.made
             self._send(frame.chunk, len(frame.block))
+            if self._backlog is None and self._batch is None and self._fanout is not None:
+                self._become_live(self._fanout.keeps_up(self, self._sock.send))
         elif self._last is None and self.reason is None and not self._backlog.add(frame):
             self._abort(CloseReason.STALLED)
+
+    def _become_live(self, batch: Batch | None) -> None:
+        if batch is not None:
+            self._batch = batch
+            self.sent -= batch.sent
+            self.pieces -= batch.pieces
+
+    def _be_live_no_more(self) -> None:
+        batch = self._batch
+        if batch is not None:
+            self._position = self._told
+            self._moved = max(self._moved, batch.moved)
+            self._batch = None
+            self.sent += batch.sent
+            self.pieces += batch.pieces
+            if self in batch.sends:
+                batch.sends[self] = waits
+
+    def fell_behind(self, frame: Frame, sent: int) -> None:
+        """Called by the fan-out when it was live, and did not take all of a frame."""
+        if self._batch is not None:
+            self._be_live_no_more()
+            self._send_later(memoryview(frame.chunk)[sent:])
 
     def dismiss(self) -> None:
         """Called by the fan-out when nothing more will come of it."""
         self._end_with(CloseReason.EXHAUSTED, LAST_CHUNK)
 
     # Lifecycle
+
+    def tick(self, now: float) -> None:
+        if self._batch is not None:
+            self._moved = max(self._moved, self._batch.moved)
+        super().tick(now)
 
     @property
     def _is_silent(self) -> bool:
@@ -147,6 +183,7 @@ class ParkedSubscriber(Lifecycle):
     def _abort(self, reason: CloseReason) -> None:
         if self.reason is not None:
             return
+        self._be_live_no_more()
         self.reason = reason
         if self._fanout is not None:
             self._fanout.leave(self)
@@ -174,8 +211,12 @@ class ParkedSubscriber(Lifecycle):
         behind = self._backlog is not None
         state = "ending" if self._last is not None else "behind" if behind else "parked"
         waiting = 0 if self._unsent is None else len(self._unsent)
-        sizes = self.sent, self.pieces, waiting, len(self._backlog or ())
-        return Snapshot(self.route, self.start, self._moved, *sizes, state, self._sock, "")
+        sent, pieces, moved = self.sent, self.pieces, self._moved
+        if self._batch is not None:
+            sent, pieces = sent + self._batch.sent, pieces + self._batch.pieces
+            moved = max(moved, self._batch.moved)
+        sizes = sent, pieces, waiting, len(self._backlog or ())
+        return Snapshot(self.route, self.start, moved, *sizes, state, self._sock, "")
 
     # the socket
 
@@ -191,16 +232,20 @@ class ParkedSubscriber(Lifecycle):
             self._abort(CloseReason.DISCONNECTED)
             return
         if sent < len(data):
-            if self._backlog is None:
-                self._backlog = self._new_backlog()
-            self._unsent = Unsent(
-                self._sock,
-                self._sock.send,
-                (memoryview(data)[sent:],),
-                self.options.send_timeout,
-                self._sent_all,
-                self._failed,
-            )
+            self._be_live_no_more()
+            self._send_later(memoryview(data)[sent:])
+
+    def _send_later(self, rest: memoryview) -> None:
+        if self._backlog is None:
+            self._backlog = self._new_backlog()
+        self._unsent = Unsent(
+            self._sock,
+            self._sock.send,
+            (rest,),
+            self.options.send_timeout,
+            self._sent_all,
+            self._failed,
+        )
 
     def _sent_all(self) -> None:
         self._unsent = None
@@ -241,6 +286,7 @@ class ParkedSubscriber(Lifecycle):
         """End when `data` has been sent after all else."""
         if self._last is not None or self.reason is not None:
             return
+        self._be_live_no_more()
         self._last = reason, data
         if self._fanout is not None:
             self._fanout.leave(self)

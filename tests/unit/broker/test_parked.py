@@ -1,5 +1,6 @@
 """Subscriptions without a server: parked at one end of a socket pair, or iterated."""
 
+import contextlib
 import logging
 import socket
 from typing import Any
@@ -11,6 +12,7 @@ from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from vento_wsgi import Broker, Context, create_app, create_router
 from vento_wsgi.broker.body import SubscriptionBody
+from vento_wsgi.broker.fanout import waits
 from vento_wsgi.broker.frames import Frame
 from vento_wsgi.broker.parked import ParkedSubscriber
 from vento_wsgi.exceptions import BrokerError
@@ -83,6 +85,53 @@ def test_what_was_read_from_the_log_is_not_sent_again() -> None:
         assert ours.recv(1 << 16) == b"0\r\n\r\n"
         assert ours.recv(1) == b""
     assert source.last() == 0
+    broker.close()
+
+
+def test_a_live_subscriber_falls_behind_and_catches_up_in_order_and_is_counted_right() -> None:
+    broker = Broker("memory://")
+    fanout = broker._opened().told()
+    endings: list[Any] = []
+    ours, theirs = socket.socketpair()
+    sent = [Frame(n, b"id: %d\ndata: %s\n\n" % (n, b"x" * 20_000)) for n in range(1, 60)]
+    with ours:
+        ours.setblocking(False)
+        environ = EnvironBuilder(path="/events").get_environ()
+        options = StreamOptions(on_end=endings.append)
+        slot = ParkedSubscriber(broker.subscribe("a"), environ, None, options, None)
+        slot.join(fanout)
+        slot.open(theirs.detach(), 0)
+        got = bytearray()
+
+        def read() -> None:
+            with contextlib.suppress(BlockingIOError):
+                while data := ours.recv(1 << 20):
+                    got.extend(data)
+
+        states = set()
+        for frame in sent[:50]:  # more than the socket takes
+            fanout._tell_topic(frame, "a")
+            (place,) = fanout._names.values()
+            (batch,) = place.batches
+            is_live = batch.sends[slot] is not waits
+            states.add((slot.snapshot.state, is_live))
+            assert slot.holds == (frame.position if is_live else None)
+        assert states == {("parked", True), ("behind", False)}
+        for _ in range(200):
+            read()
+            gevent.sleep(0.001)
+        for frame in sent[50:]:
+            fanout._tell_topic(frame, "a")
+            read()
+            assert batch.sends[slot] is not waits
+            assert slot.snapshot.moved == frame.made
+            assert slot.snapshot.chunks == frame.position
+        assert bytes(got) == b"".join(frame.chunk for frame in sent)
+        slot.left()
+        gevent.sleep(0)
+    (ending,) = endings
+    assert (ending.bytes, ending.chunks) == (sum(len(f.block) for f in sent), len(sent))
+    assert fanout._all() == ()
     broker.close()
 
 
