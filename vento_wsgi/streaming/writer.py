@@ -383,7 +383,7 @@ class _Pauses:
         for writer in writers:
             try:
                 writer.flush_at_pause()
-            except Exception:  # the others send all the same
+            except Exception:  # noqa: PERF203 - the others send all the same
                 log.exception("sending at a pause failed")
 
 
