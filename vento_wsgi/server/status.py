@@ -9,20 +9,19 @@ in between.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import socket
 import stat
 import struct
 import tempfile
-import termios
 from contextlib import suppress
 from heapq import nlargest
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from ..streaming.progress import queued
 from ..streaming.record import Snapshot
 
 if TYPE_CHECKING:
@@ -254,12 +253,11 @@ def _client(sock: Any) -> str:
 
 
 def _unsent(sock: Any) -> int:
-    """Bytes in the kernel's send buffer, which the client has not acknowledged."""
+    """Bytes that the kernel has, and the client has not acknowledged."""
     try:
-        (count,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4))
+        return queued(sock.fileno())
     except (AttributeError, OSError, ValueError):
         return 0
-    return int(count)
 
 
 def peer_of(sock: Any) -> tuple[int, int]:
