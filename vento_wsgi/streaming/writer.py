@@ -50,6 +50,9 @@ PIECE = 256 * 1024
 SLICE = 32
 """Chunks that C takes from a source between two looks at their size and at the time."""
 
+FEW, SMALL = 3, 4096
+"""Ready chunks, and their bytes, with which a stream has no slices yet: many are no longer."""
+
 QUICK = 0.001
 """Seconds for a slice after which the next one is not longer."""
 
@@ -166,7 +169,7 @@ class Writer:
             self._greenlet = None
 
     def _push(self, source: Iterator[Any], *, each: bool) -> None:
-        count, at_once, made = 1, each, perf_counter()
+        count, few, at_once, made = 1, FEW, each, perf_counter()
         checked = False
         for chunk in source:
             if not checked:
@@ -178,12 +181,17 @@ class Writer:
             iteration = _iteration(self._loop)
             if iteration != self._turn:
                 self._turn, self._since = iteration, perf_counter()
+                made = self._since
                 self._flush()
             elif at_once or perf_counter() - made > QUICK:
                 self._flush()
                 now = perf_counter()
                 at_once, made = each or now - made > QUICK, now
                 self._give_turn(now)
+            elif few and len(chunk) < SMALL:
+                few -= 1
+                self._arm()
+                made = perf_counter()
             else:
                 self._arm()
                 count = self._take_ready(source, count)
