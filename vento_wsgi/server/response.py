@@ -170,6 +170,7 @@ class WorkerResponse(Writer, Connection, Response):
         return True
 
     def break_off(self, reason: CloseReason) -> bool:
+        self.send_ready()  # what came before belongs to the response
         self._broken = self._broken or reason
         return True
 
