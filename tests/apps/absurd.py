@@ -1,4 +1,4 @@
-"""An application that looks at all that a request has."""
+"""An application that reads every part of a request."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def any_path(ctx: Context) -> Response:
 
 @router.route("/", methods=["GET", "POST", "PUT"])
 def everything(ctx: Context) -> Response:
-    """Look at all that a request has; what is wrong with one part says nothing about others."""
+    """Read every part of a request, each by itself: one faulty part must not hide the others."""
     names = [name for name in dir(Request) if not name.startswith("_")]
     refused = {name: refusal(ctx.request, name) for name in names}
     for name in ("last_event_id", "path", "query", "url"):
@@ -41,7 +41,7 @@ def everything(ctx: Context) -> Response:
 
 
 def refusal(item: Any, name: str) -> int | None:
-    """The status with which a part of a request is refused, if it is."""
+    """The status with which a part of a request is refused; None if it is accepted."""
     try:
         value = getattr(item, name, None)
         if name == "chunks":

@@ -1,4 +1,4 @@
-"""A camera: it shows a picture, as wide as it is told to, when it is told to; 0 is the end."""
+"""A camera: each POST sends a picture of the width that it names; 0 ends the stream."""
 
 import struct
 import zlib

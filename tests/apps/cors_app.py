@@ -1,4 +1,4 @@
-"""A page, and what pages of $ALLOWED may read."""
+"""A page, and responses that pages from the origin $ALLOWED may read."""
 
 import os
 from collections.abc import Iterator

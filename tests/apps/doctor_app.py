@@ -1,6 +1,6 @@
-"""The application of test_doctor.py: streams that tell when they were made, and some that do not.
+"""The application of test_doctor.py: streams whose items say when they were made, and others.
 
-Their intervals are milliseconds, so that a second shows a hundred items.
+Intervals are milliseconds, so that a second has a hundred items.
 """
 
 import itertools
@@ -29,7 +29,7 @@ def plain(ctx: Context) -> Response:
 
 @router.get("/batches")
 def batches(ctx: Context) -> Response:
-    """Eight at a time, as no proxy makes them."""
+    """Eight at a time, made so by the application and not by a proxy."""
 
     def items() -> Iterator[Event]:
         for number in itertools.count():
@@ -42,14 +42,14 @@ def batches(ctx: Context) -> Response:
 
 @router.get("/deaf")
 def deaf(ctx: Context) -> Response:
-    """Begins at 1 whoever comes back, or where the clock stands."""
+    """Ignores Last-Event-ID: starts at 1, or with ?clock at the current time."""
     first = time.monotonic_ns() if "clock" in ctx.query else 1
     return ctx.sse(slowly(Event("x", id=number) for number in itertools.count(first)))
 
 
 @router.get("/mute")
 def mute(ctx: Context) -> Response:
-    """Events of which a returning client is sent none."""
+    """Events; a client that reconnects gets none."""
     if ctx.last_event_id and "refuses" in ctx.query:
         return ctx.text("no", status=500)
 
@@ -121,7 +121,7 @@ def status(ctx: Context) -> Response:
 
 @router.get("/headers")
 def headers(ctx: Context) -> Response:
-    """A stream with whatever headers the query has."""
+    """A stream with the headers in the query."""
     return ctx.sse(slowly(itertools.count()), headers=list(ctx.query.items()))
 
 

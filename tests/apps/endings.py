@@ -1,7 +1,7 @@
-"""The application of test_endings.py: streams that wait for a word, and middleware that watches.
+"""The application of test_endings.py: streams that wait for a signal, and middleware that records.
 
-``/go/<name>`` lets the stream of that name go on. ``/seen`` tells what the middleware around the
-application has seen of each response, and what each stream's ``on_end`` was told.
+``/go/<name>`` lets the stream of that name continue. ``/seen`` returns what the middleware around
+the application saw of each response, and what each stream's ``on_end`` received.
 """
 
 import gzip
@@ -38,7 +38,7 @@ MARKED = {
 }
 
 
-def policies(ctx: Context) -> dict[str, Any]:
+def options(ctx: Context) -> dict[str, Any]:
     given: dict[str, Any] = {"on_end": lambda ending: seen.append(str(ending.reason))}
     if "drain" in ctx.query:
         given["drain"] = ctx.query["drain"]
@@ -57,7 +57,7 @@ def waits(ctx: Context) -> Response:
         yield "data: last\n\n"
 
     kind = ctx.query.get("type", "text/event-stream")
-    return ctx.stream(chunks(), kind, **policies(ctx))
+    return ctx.stream(chunks(), kind, **options(ctx))
 
 
 @router.post("/until-drained")
@@ -68,7 +68,7 @@ def until_drained(ctx: Context) -> Response:
             time.sleep(0.01)
         yield "data: last\n\n"
 
-    return ctx.stream(chunks(), "text/event-stream", **policies(ctx))
+    return ctx.stream(chunks(), "text/event-stream", **options(ctx))
 
 
 @router.route("/fails/<name>", methods=["GET", "POST"])
@@ -78,12 +78,12 @@ def fails(ctx: Context) -> Response:
         going[ctx.params["name"]].wait()
         raise RuntimeError("the model is gone")
 
-    return ctx.stream(chunks(), ctx.query.get("type", "text/event-stream"), **policies(ctx))
+    return ctx.stream(chunks(), ctx.query.get("type", "text/event-stream"), **options(ctx))
 
 
 @router.route("/news", methods=["GET", "POST"])
 def news(ctx: Context) -> Response:
-    return ctx.sse(broker.subscribe("news"), **policies(ctx))
+    return ctx.sse(broker.subscribe("news"), **options(ctx))
 
 
 @router.get("/marked/<how>")
@@ -105,7 +105,7 @@ def local(ctx: Context) -> Response:
 def large(ctx: Context) -> Response:
     if ctx.params["kind"] == "bytes":
         return Response(LARGE)
-    return ctx.stream(iter([LARGE]), **policies(ctx))
+    return ctx.stream(iter([LARGE]), **options(ctx))
 
 
 @router.get("/go/<name>")
@@ -137,7 +137,7 @@ CONTENT = b"0123456789" * 10_000
 
 
 def files(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-    """A file that was read from before it was given to wsgi.file_wrapper."""
+    """A file that was partly read before it was given to wsgi.file_wrapper."""
     opened = OPENED[environ["PATH_INFO"].removeprefix("/files/")](*tempfile.mkstemp())
     opened.read(4)
     start_response("200 OK", [("Content-Length", str(len(CONTENT) - 4))])
@@ -159,7 +159,7 @@ def unflushed(fd: int, _: str) -> Any:
 
 
 class Reads:
-    """A file of which no more is known than PEP 3333 asks for, and its descriptor."""
+    """A file that has only what PEP 3333 requires, and fileno()."""
 
     def __init__(self, file: Any) -> None:
         self.read = file.read
@@ -186,7 +186,7 @@ OPENED: dict[str, Any] = {
 
 
 def plain(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-    """Responses that are no streams of ours."""
+    """Responses that are not Streams."""
     kind = environ["PATH_INFO"].removeprefix("/plain/")
     start_response("200 OK", [("Content-Type", "text/plain")])
     if kind == "list":
@@ -195,7 +195,7 @@ def plain(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
 
 
 class Watched:
-    """A body as middleware of others sees it: iterated, closed, and whatever it raises noted."""
+    """A body wrapped by foreign middleware: iterates and closes it, and records what it raises."""
 
     def __init__(self, body: Any, path: str) -> None:
         self._body = body

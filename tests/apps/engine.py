@@ -1,8 +1,8 @@
-"""The application of integration/engine and test_drain.py: streams that tell what became of them.
+"""The application of integration/engine and test_drain.py: streams that record how they ended.
 
-All requests meet in one worker. A stream that is called `name` notes how much it made, what
-ended it and at which of its lines, and what `on_end` was given; `GET /notes/<name>` tells. Its
-policies are in the query. What has to wait waits at a gate, as in apps/matrix.py, or for good.
+All requests are served by one worker. A stream called `name` records how much it made, what ended
+it and at which line, and what `on_end` received; `GET /notes/<name>` returns that. Its options are
+in the query. A source waits at a gate, as in apps/matrix.py, or for ever.
 """
 
 import contextvars
@@ -58,7 +58,7 @@ notes: defaultdict[str, Note] = defaultdict(Note)
 
 
 class Leaving:
-    """Notes what leaves the block, and the line at which it does."""
+    """Records the exception that leaves the block, and the line that raised it."""
 
     def __init__(self, note: Note) -> None:
         self._note = note
@@ -79,17 +79,17 @@ class Leaving:
 
 
 def respond(ctx: Context, chunks: Iterator[str | bytes]) -> Response:
-    """A stream with the type and the policies of the query."""
+    """A stream with the content type and the options of the query."""
     query, note = ctx.query, notes[ctx.query.get("name", "")]
-    policies: dict[str, Any] = {
+    options: dict[str, Any] = {
         name: float(query[name])
         for name in ("heartbeat", "deadline", "send_timeout")
         if name in query
     }
     if "beat" in query:
-        policies["heartbeat"] = query["beat"].encode(), policies["heartbeat"]
+        options["heartbeat"] = query["beat"].encode(), options["heartbeat"]
     if "flush" in query:
-        policies["flush"] = query["flush"]
+        options["flush"] = query["flush"]
 
     def on_end(ending: Ending) -> None:
         note.endings.append(asdict(ending))
@@ -98,7 +98,7 @@ def respond(ctx: Context, chunks: Iterator[str | bytes]) -> Response:
 
     headers = {"Content-Length": query["length"]} if "length" in query else None
     kind = query.get("type", "text/plain")
-    return ctx.stream(chunks, kind, headers=headers, on_end=on_end, **policies)
+    return ctx.stream(chunks, kind, headers=headers, on_end=on_end, **options)
 
 
 def steps(ctx: Context) -> Iterator[int]:
@@ -223,7 +223,7 @@ def timeout(ctx: Context) -> Response:
 
 @router.get("/until-drained")
 def until_drained(ctx: Context) -> Response:
-    """Goes on until the worker stops, as a handler does that polls."""
+    """Continues until the worker stops, like a handler that polls."""
 
     def chunks() -> Iterator[str]:
         while not ctx.draining:
@@ -371,7 +371,7 @@ def stop(ctx: Context) -> Response:
 
 @router.get("/census")
 def census(ctx: Context) -> Response:
-    """How many there are of all that a stream could leave behind."""
+    """Counts of everything that a stream could leave behind."""
     from greenlet import greenlet
 
     gc.collect()
@@ -384,8 +384,8 @@ def census(ctx: Context) -> Response:
             if isinstance(thing, kind) and not getattr(thing, "dead", False):
                 found[kind.__name__] += 1
     ticker = process_ticker(cooperative=cooperative())
-    found["clock's members"] = len(ticker.members)
-    found["clock's suspects"] = len(ticker.suspects)
+    found["ticker's members"] = len(ticker.members)
+    found["ticker's suspects"] = len(ticker.suspects)
     found["descriptors"] = len(os.listdir("/proc/self/fd"))
     found["threads"] = len(sys._current_frames())
     found["known threads"] = threading.active_count()

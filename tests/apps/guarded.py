@@ -1,7 +1,7 @@
 """The applications of test_stream_guard.py: five frameworks as their manuals have them.
 
-None of them knows of vento_wsgi. Each answers the same paths by its own means; what happened to
-a source is noted, and told at /notes. An application is served bare and guarded, side by side.
+None of them uses vento_wsgi. Each answers the same paths in its own way and records what happened
+to a source; /notes returns that. Each application is served bare and guarded, side by side.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ PATIENCE = 20.0  # seconds; longer than a test waits
 
 
 class Told:
-    """What is told of the requests of one name."""
+    """The records of the requests of one name."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -366,7 +366,7 @@ urlpatterns = [
 ]
 
 
-# And a stream of ours, guarded though it needs no guard.
+# A stream of vento_wsgi, below a guard that it does not need.
 
 router = create_router()
 
@@ -382,7 +382,7 @@ _vento = create_app()
 _vento.use(router)
 
 
-# What tells.
+# The records, and the census.
 
 
 def ended(ending: Any) -> None:
@@ -502,12 +502,12 @@ FRAMEWORKS: dict[str, Any] = {
 }
 
 
-def guarded(made: WSGIApplication, **policies: Any) -> WSGIApplication:
-    """What the guard says of an ending, by the name of the request."""
+def guarded(made: WSGIApplication, **options: Any) -> WSGIApplication:
+    """What the guard reports of an ending, by the name of the request."""
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         on_end = of_this_request(ended)
-        guard = StreamGuard(made, on_end=on_end, **policies)
+        guard = StreamGuard(made, on_end=on_end, **options)
         return guard(environ, start_response)
 
     return app

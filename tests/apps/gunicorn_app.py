@@ -1,8 +1,8 @@
-"""The application of test_gunicorn.py: streams that go on only when the test lets them.
+"""The application of test_gunicorn.py: streams that continue only when the test allows it.
 
-All requests meet in one worker. A stream that is called `name` waits before each item until
-`POST /let/name` gives it leave. At its ending, whichever it is, its `finally` block notes what
-ended it; `GET /ended/name` waits for that note.
+All requests are served by one worker. A stream called `name` waits before each item until
+`POST /let/name`. When it ends, its `finally` block records what ended it; `GET /ended/name` waits
+for that record.
 """
 
 import os

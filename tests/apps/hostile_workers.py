@@ -1,4 +1,4 @@
-"""Sockets of a user who wishes ``vento-wsgi top`` ill.
+"""Sockets of a user who attacks ``vento-wsgi top``.
 
 Most of these "workers" are processes with the names that their processes should have, so that
 only what they say or leave unsaid gives them away. Arguments: the folder for the sockets; the
@@ -102,7 +102,7 @@ def listen(path: Path) -> socket.socket:
 
 
 def fill(listening: socket.socket) -> None:
-    """Connect until nobody else can."""
+    """Connect until the backlog is full and nobody else can connect."""
     for _ in range(20):
         kept.append(socket.socket(socket.AF_UNIX))
         kept[-1].setblocking(False)

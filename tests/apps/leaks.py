@@ -1,4 +1,4 @@
-"""The applications of test_leaks.py: each kind of response, and a count of what is left of them.
+"""The applications of test_leaks.py: each kind of response, and a count of what they leave behind.
 
 /bare/KIND is served as it is, /guarded/KIND below a StreamGuard; /census counts.
 """
@@ -128,7 +128,7 @@ def fails_to_start(_start_response: StartResponse) -> Iterable[bytes]:
     raise RuntimeError("broken")
 
 
-# Ours.
+# Responses of vento_wsgi.
 
 router = create_router()
 broker = Broker("memory://")
@@ -203,11 +203,11 @@ def ours(*middleware: Any) -> WSGIApplication:
     return app
 
 
-# What counts.
+# The census.
 
 
 def census(_environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """How many there are of all that a response could leave behind."""
+    """Counts of everything that a response could leave behind."""
     from gevent import get_hub
     from greenlet import greenlet
 
@@ -222,8 +222,8 @@ def census(_environ: WSGIEnvironment, start_response: StartResponse) -> Iterable
             found["greenlet"] += 1
     found["greenlet"] -= len(_sources(get_hub()))  # kept for other streams: as many as met at once
     found["active watchers"] = get_hub().loop.activecnt
-    found["the clock's members"] = len(process_ticker(cooperative=True).members)
-    found["the clock's suspects"] = len(process_ticker(cooperative=True).suspects)
+    found["the ticker's members"] = len(process_ticker(cooperative=True).members)
+    found["the ticker's suspects"] = len(process_ticker(cooperative=True).suspects)
     found["descriptors"] = len(os.listdir("/proc/self/fd"))
     found["threads"] = len(sys._current_frames())
     found["objects of any kind"] = len(things)

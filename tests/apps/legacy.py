@@ -1,7 +1,7 @@
 """The application of the differential tests: plain WSGI callables, as they were before frameworks.
 
-Nothing here knows what it runs on. What a callable should do stands in the query of its
-request; what happened to it is noted in $JOURNAL, a line for each thing, in order.
+Nothing here depends on the server. The query says what a callable should do. What happened to it
+is written to $JOURNAL, one line per fact, in order.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def note(what: str) -> None:
 
 
 def content(start: int, stop: int) -> bytes:
-    """Bytes `start` to `stop` of what all bodies are cut from."""
+    """Bytes `start` to `stop` of the data that all bodies are cut from."""
     return (DATA * (stop // len(DATA) + 1))[start:stop]
 
 
@@ -75,7 +75,7 @@ class Ask:
             start = stop
 
     def fail(self, point: str) -> None:
-        """Fail if this is where to fail."""
+        """Fail if the query says to fail here."""
         if self["fail"] == point:
             note(f"fails: {point}")
             raise ERRORS[self["error"] or "exception"]()
@@ -120,7 +120,7 @@ def generate(ask: Ask) -> Generator[bytes]:
 
 
 def restart(ask: Ask, point: str) -> None:
-    """Call start_response once more, for an error, if this is where to."""
+    """Call start_response again, for an error, if the query says so."""
     if ask["restart"] == point:
         status, headers = "503 Again", [("X-Again", "yes"), ("Content-Type", "text/again")]
         if again := ask["again"]:
@@ -238,7 +238,7 @@ def file(ask: Ask) -> str:
 
 
 class Noted:
-    """A file whose uses are noted."""
+    """A file that records how it is used."""
 
     def __init__(self, opened: BinaryIO) -> None:
         self.opened = opened
@@ -260,7 +260,7 @@ def wrapped(ask: Ask, opened: Any) -> Any:
 
 
 def hint(ask: Ask, point: str) -> None:
-    """Send an early hint, if this is where to."""
+    """Send an early hint, if the query says so."""
     if point in ask["hint"].split(","):
         value: Any = "</style.css>; rel=preload"
         if ask["evil"]:
@@ -309,7 +309,7 @@ def kind(value: object) -> str:
 
 
 def echo(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """What the application sees of the request, but for what differs with each connection."""
+    """What the application sees of the request, without what differs between connections."""
     seen = {
         key: value if isinstance(value, (str, int, tuple)) else kind(value)
         for key, value in environ.items()

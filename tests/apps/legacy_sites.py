@@ -174,7 +174,7 @@ class Compress:
 
 
 current = Local()
-"""What packages keep of a request, as for the current user or tenant."""
+"""State of a request as packages keep it, such as the current user or tenant."""
 
 request_id: ContextVar[str] = ContextVar("request_id", default="none")
 
@@ -416,7 +416,7 @@ urlpatterns = [
 
 django_app = get_wsgi_application()
 
-# And ours.
+# vento_wsgi.
 
 router = create_router()
 
@@ -473,7 +473,7 @@ mounting.mount("/flask", StreamGuard(flask_app))
 mounting.mount("/django", StreamGuard(django_app))
 
 
-# What tells.
+# The records.
 
 
 def tell(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

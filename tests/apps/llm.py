@@ -8,7 +8,7 @@ from vento_wsgi import Context, Event, Response, create_app, create_router
 
 router = create_router()
 WORDS = ("Streams ", "over ", "WSGI.")
-SILENCE = 0.3  # seconds between two words, in which there are heartbeats
+SILENCE = 0.3  # seconds between two words, with heartbeats in between
 
 
 def told(ctx: Context, events: Iterator[Event]) -> Response:

@@ -39,12 +39,12 @@ def own() -> None:
 
 
 def other() -> None:
-    """Of a logger that has nothing to do with streams, and with all others disabled."""
+    """Sets up one unrelated logger, and disables all others."""
     logging.config.dictConfig({"version": 1, "loggers": {"shop": {"level": "INFO"}}})
 
 
 def dictionary() -> None:
-    """As the documentation of Flask has it: all loggers that are there already are disabled."""
+    """As in Flask's documentation: all existing loggers are disabled."""
     logging.config.dictConfig(
         {
             "version": 1,

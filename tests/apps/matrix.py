@@ -1,8 +1,8 @@
-"""The application of test_servers.py: generators that move only when the test lets them.
+"""The application of test_servers.py: generators that continue only when the test allows it.
 
-A generator connects to the port that the query calls `gate`. It writes `?` there each time it
-wants to go on, and waits for one byte: `n` for the next item, `f` to fail, the end to end. At
-its ending, whichever it is, its `finally` block writes a full stop.
+A generator connects to the port `gate` of the query. Before each item it writes `?` and waits for
+one byte: `n` for the next item, `f` to fail, end of file to end. However it ends, its `finally`
+block writes a full stop.
 """
 
 import os

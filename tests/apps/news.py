@@ -1,4 +1,4 @@
-"""What the broker at $VENTO_BROKER_URL is told, for clients that count; and a page that does."""
+"""Events of the broker at $VENTO_BROKER_URL, and a page that counts them."""
 
 import os
 

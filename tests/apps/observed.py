@@ -1,6 +1,6 @@
 """The applications of test_observed.py: streams below the middleware of observers.
 
-Sentry's and OpenTelemetry's own SDKs; what they would send is kept, and told at /tell.
+The SDKs are Sentry's and OpenTelemetry's own. What they would send is kept; /tell returns it.
 /ORDER/APP/NAME: which middleware is around which, around which application, and what it does.
 """
 
@@ -97,7 +97,7 @@ STREAMS = {
 
 
 def headers(name: str, kind: str) -> list[tuple[str, str]]:
-    """Those of a response. With a Content-Length it is no Stream's, below StreamGuard too."""
+    """The headers of a response. With a Content-Length StreamGuard makes no Stream of it."""
     return [("Content-Type", kind), *([("Content-Length", "100")] if name == "sized" else [])]
 
 

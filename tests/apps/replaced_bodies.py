@@ -24,7 +24,7 @@ closed: list[str] = []
 
 
 class Source(io.BytesIO):
-    """A source that says when it is closed."""
+    """A source that records its close()."""
 
     def close(self) -> None:
         if not self.closed:
@@ -33,7 +33,7 @@ class Source(io.BytesIO):
 
 
 class Rows:
-    """Rows of which it is known that they were closed, begun or not."""
+    """Rows that record their close(), whether they were started or not."""
 
     def __iter__(self) -> Iterator[str]:
         return iter(("old 1\n", "old 2\n"))

@@ -72,7 +72,7 @@ def anything(chance: random.Random) -> Event:
 
 
 def as_read(events: Iterable[Event]) -> Iterator[Event]:
-    """What decode() gives of `events`: of what is no event, each line by itself."""
+    """What decode() gives for `events`. A line outside of an event is an item by itself."""
     for event in events:
         if not event.is_aside:
             yield event
@@ -88,7 +88,7 @@ def events() -> Iterator[Event]:
     yield from NASTY
     for _ in range(300):
         yield anything(chance)
-    yield Event(retry=60_000)  # whatever retries came before: nobody comes back meanwhile
+    yield Event(retry=60_000)  # replaces earlier retries, so that no client reconnects meanwhile
     yield Event("the last", event="end")
 
 

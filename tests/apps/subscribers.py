@@ -1,6 +1,6 @@
-"""The application of test_subscribers.py: subscriptions that a handler passes on in its own way.
+"""The application of test_subscribers.py: handlers that pass subscriptions on in different ways.
 
-Python's search for cycles is off: what is left of a visit is left, and not collected by chance.
+The cyclic garbage collector is off, so that leftovers of a visit are not collected by chance.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def own(events: Iterable[Event]) -> Iterator[Event]:
 
 
 def tidy(events: Iterable[Event]) -> Iterator[Event]:
-    """With something to do at the end, which takes its time."""
+    """With cleanup at the end that takes some time."""
     try:
         yield from own(events)
     finally:
@@ -76,12 +76,12 @@ HOW: dict[str, Callable[[Subscription], Iterable[Event]]] = {
 
 @router.get("/events/<how>/<topic>")
 def events(ctx: Context) -> Response:
-    policies: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     if "heartbeat" in ctx.query:
-        policies["heartbeat"] = float(ctx.query["heartbeat"])
+        options["heartbeat"] = float(ctx.query["heartbeat"])
     backlog = int(ctx.query.get("backlog", "1000"))
     subscription = broker.subscribe(ctx.params["topic"], after=ctx.last_event_id, backlog=backlog)
-    return ctx.sse(HOW[ctx.params["how"]](subscription), **policies)
+    return ctx.sse(HOW[ctx.params["how"]](subscription), **options)
 
 
 @router.get("/publish/<topic>")

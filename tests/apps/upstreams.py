@@ -1,4 +1,4 @@
-"""Bodies that are read from an upstream by each usual client, and from files that are cut."""
+"""Bodies read from an upstream by each of the usual HTTP clients, and from truncated files."""
 
 import bz2
 import gzip

@@ -1,8 +1,7 @@
 """The demo page in headless Chromium, served by gunicorn with gevent workers.
 
-What a browser shows is the last word on whether anything on the way holds chunks back, so
-nothing here asks for times in seconds: arrivals are compared with one another and with the
-times at which the server says that it sent.
+The browser shows whether anything on the way holds chunks back. No test expects a time in seconds:
+arrivals are compared with each other and with the times at which the server says it sent.
 """
 
 import hashlib

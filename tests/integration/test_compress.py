@@ -1,4 +1,4 @@
-"""Coded streams on the wire: nothing waits in a coder. Seen raw, by curl and by Chromium."""
+"""Compressed streams: no chunk waits in an encoder. Read raw, by curl and by Chromium."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.servers import EVENT_SOURCE, Raw, Running, connect, eventually, ser
 
 from vento_wsgi.streaming.endings import FAILED
 
-# On real servers: to curl, to Chromium, and to what sees the wire
+# On real servers: read by curl, by Chromium, and raw.
 
 APP = """
 import threading

@@ -1,4 +1,4 @@
-"""``vento-wsgi doctor`` before a real server, and before proxies that are set right and wrong.
+"""``vento-wsgi doctor`` with a real server, and with proxies that are set up right and wrong.
 
 Each finding is shown once where it is, and is absent where all is well: the findings are
 compared as a whole.
@@ -540,7 +540,7 @@ def test_tls_with_a_plain_server_is_said(behind: str, doctor: Doctor) -> None:
     )
 
 
-# Servers that mean harm, before the command as users run it.
+# Hostile servers, with the command as users run it.
 
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 EVIL = "\x1b]0;x\x07\x9b31m"
@@ -560,7 +560,7 @@ def command(*arguments: str, code: str = "pass") -> subprocess.CompletedProcess[
 
 @contextmanager
 def hostile(*parts: bytes, endless: bytes = b"", pause: float = 0) -> Iterator[str]:
-    """Sends `parts` to whoever connects, and then `endless` until the client leaves."""
+    """Sends `parts` to each client, and then `endless` until the client leaves."""
     flood = endless if pause or not endless else endless * (65536 // len(endless) + 1)
 
     def answer(client: socket.socket) -> None:

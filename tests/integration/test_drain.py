@@ -1,7 +1,7 @@
-"""How a StreamWorker stops: event streams are sent home, all else may finish, nobody is cut off.
+"""How a StreamWorker stops: event streams end, all other responses may finish.
 
-Each way of stopping a worker is gone through once, with clients of every sort; the tests then
-look at what the clients have seen. gunicorn's graceful_timeout and keepalive are longer than
+Each way of stopping a worker happens once, with clients of every kind. The tests then look at what
+the clients have seen. gunicorn's graceful_timeout and keepalive are longer than
 any wait here, so that nothing that is held until then goes unnoticed.
 """
 

@@ -1,7 +1,7 @@
-"""No response leaves anything behind, whatever it is made of, on no gevent server.
+"""No kind of response leaves anything behind, on any gevent server.
 
 apps/leaks.py has each kind of response, bare and below a StreamGuard, and a census of what
-lives in the worker: greenlets, watchers of the loop, descriptors, members of the clock.
+lives in the worker: greenlets, watchers of the loop, descriptors, members of the ticker.
 """
 
 from __future__ import annotations

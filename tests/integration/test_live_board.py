@@ -43,7 +43,7 @@ class Board:
         )
 
     def kill_workers(self) -> None:
-        """None of them can have the connection of any tab after that."""
+        """End all workers that were there: none of them keeps the connection of a tab."""
         pid = self.running.pid
         for worker in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             os.kill(int(worker), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What was published reaches every client exactly once and in order, whatever dies meanwhile.
+"""Published events reach every client exactly once and in order, whichever process dies.
 
 Real servers, real publishers, clients that do what EventSource does: a deploy, a worker that is
 killed, a Redis that is killed, clients that lose their connections.

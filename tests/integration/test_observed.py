@@ -29,7 +29,7 @@ server = served("apps.observed:app", *SERVERS)
 
 
 class Told:
-    """What is told since this was made."""
+    """What was reported since this object was made."""
 
     def __init__(self, server: Running) -> None:
         self._server = server

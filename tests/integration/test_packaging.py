@@ -107,7 +107,7 @@ class Built(NamedTuple):
 
 
 def run(command: Sequence[object], cwd: Path) -> str:
-    """What `command` says, in an environment that knows nothing of this checkout."""
+    """The output of `command`, in an environment without this checkout."""
     result = subprocess.run(
         [str(word) for word in command],
         cwd=cwd,

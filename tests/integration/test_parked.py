@@ -203,7 +203,7 @@ def test_more_that_a_client_sends_is_not_its_departure(server: Server, name: str
     with subscribed(server, target(f"/events/{name}", name=name)) as source:
         source.opened()
         source.raw.ask("GET", "/hello")
-        eventually(lambda: server.census()["clock's suspects"] == 1)
+        eventually(lambda: server.census()["ticker's suspects"] == 1)
         for n in range(3):
             publish(server, name, start=n)
             assert source.next()[0].data == str(n)

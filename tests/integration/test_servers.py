@@ -1,7 +1,7 @@
 """One application on every WSGI server, looked at over a raw socket.
 
-What a server cannot do stands in LIMITS, and its test then asserts that very limit: when a
-server learns the thing, the test fails, and the line can go from here and from the README.
+LIMITS lists what a server cannot do, and the test asserts that limit. When a newer server can do
+it, the test fails, and the line can be removed here and in the README.
 
 Nothing here measures time. A generator waits at a gate (apps/matrix.py), so that when a chunk
 has come the next one does not exist yet.

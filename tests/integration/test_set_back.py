@@ -1,4 +1,4 @@
-"""A log that lost its newest events, however that came, tells the clients that had them.
+"""A log that has lost its newest events sends a gap to the clients that had them.
 
 The numbers of lost events are given again to others. A client that comes back with the id of a
 lost event gets a gap; one that comes back with the id of an event that is still there gets what

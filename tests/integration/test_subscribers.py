@@ -1,4 +1,4 @@
-"""Subscribers of real servers: none stays when its client has left, none is asked to load anew.
+"""Subscribers of real servers: each ends when its client leaves, and none gets a needless gap.
 
 A handler may pass a subscription on as it is, in a generator of its own, or through map() and the
 like; and a client may leave while nothing is published. See test_parked.py for what they are sent.
@@ -85,7 +85,7 @@ def received(raw: Raw) -> str:
     return piece.data.decode()
 
 
-# Who has left.
+# Clients that leave.
 
 
 @pytest.mark.parametrize("how", WAITING)
@@ -140,7 +140,7 @@ def test_a_client_that_is_too_slow_is_sent_away_and_no_failure(
     settled(server, 0)
 
 
-# Who comes back.
+# Clients that reconnect.
 
 
 def test_a_handlers_own_generator_may_begin_with_an_id(server: Running, topic: str) -> None:
@@ -214,7 +214,7 @@ def listening(running: Running, path: str, after: str | None = None) -> Iterator
 
 
 def comes_back_to(running: Running, after: str) -> tuple[str | None, str | None]:
-    """The first event that a client is told which comes back with this id: an id is of the log."""
+    """The first event for a client that reconnects with this id, which is one of the log."""
     topic = f"probe{next(numbers)}"
     with listening(running, f"/events/itself/{topic}", after) as client:
         get(running, f"/publish/{topic}")

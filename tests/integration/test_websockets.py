@@ -1,4 +1,4 @@
-"""Applications that answer past WSGI, below a StreamGuard: as if it were not there.
+"""Applications that bypass WSGI work below a StreamGuard as without it.
 
 flask-sock and Flask-SocketIO take the client's socket, and say at the end by StopIteration, by
 an empty body or by a mark of the server's that there is nothing to send.

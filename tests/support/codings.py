@@ -11,7 +11,7 @@ CODINGS = ("gzip", "zstd", "br")
 
 
 class Decoder:
-    """What a client does with the bytes as they come; `ended` once the coding has."""
+    """Decodes bytes as they arrive; `ended` is true after the end of the coding."""
 
     def __init__(self, coding: str) -> None:
         self.coding = coding

@@ -78,7 +78,7 @@ class Process:
 def environment(cwd: Path, more: dict[str, str]) -> dict[str, str]:
     others = ("WEB_CONCURRENCY", "GUNICORN_CMD_ARGS", "PYTHONSAFEPATH")
     kept = {name: value for name, value in os.environ.items() if name not in others}
-    # gunicorn's control socket is in XDG_RUNTIME_DIR, else in the home of whoever runs the tests
+    # gunicorn puts its control socket into XDG_RUNTIME_DIR, or else into the home directory
     ours = {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", "XDG_RUNTIME_DIR": str(cwd)}
     return kept | ours | more
 

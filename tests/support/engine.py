@@ -1,7 +1,7 @@
-"""What the tests of apps/engine.py and apps/slots.py share.
+"""Shared by the tests of apps/engine.py and apps/parked.py.
 
-Nothing there measures time. A source waits at a gate that the test holds, or for good; what a
-stream noted, the application tells over HTTP.
+The tests do not measure time. A source waits at a gate that the test holds, or for ever. The
+application returns a stream's records over HTTP.
 """
 
 import json
@@ -45,7 +45,7 @@ with_heartbeats = pytest.mark.parametrize(
 
 @dataclass(frozen=True)
 class Server:
-    """A running server, and what its application tells."""
+    """A running server, and the records of its application."""
 
     running: Running
 

@@ -1,4 +1,4 @@
-"""Real WSGI servers as processes, and a client that sees the bytes on the wire.
+"""Real WSGI servers as processes, and a client that sees the raw bytes of a response.
 
     with serve("gunicorn-gevent", "apps.news:app", tmp=tmp_path) as running:
         with connect(running) as raw:

@@ -1,4 +1,4 @@
-"""Subscribers of apps/slots.py, and what its broker says of them."""
+"""Subscribers of apps/parked.py, and the state of its broker."""
 
 import json
 import socket
@@ -27,7 +27,7 @@ def started(
     environ = {"VENTO_DRAIN_WINDOW": str(WINDOW), "PYTHONDEVMODE": "1", **environ}
     options = ("--worker-connections=5000", *options)
     with serve(
-        name, "apps.slots:app", tmp=tmp, options=options, env=environ, certificate=certificate
+        name, "apps.parked:app", tmp=tmp, options=options, env=environ, certificate=certificate
     ) as running:
         yield Server(running)
 

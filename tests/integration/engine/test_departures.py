@@ -104,7 +104,7 @@ def test_a_body_without_chunks_has_nothing_added_to_it(
         raw.sock.shutdown(socket.SHUT_WR)
         assert gate.wanted()
         assert "Transfer-Encoding" not in raw.read_head().headers
-        eventually(lambda: server.census()["clock's suspects"] == 1)
+        eventually(lambda: server.census()["ticker's suspects"] == 1)
         for _ in range(2):
             gate.next()
             assert gate.wanted()
@@ -151,7 +151,7 @@ def begin(server: Server, raw: Raw, gate: Gate, name: str, later: bool) -> None:
     assert gate.wanted()
     if later:
         raw.ask("GET", "/hello")
-        eventually(lambda: server.census()["clock's suspects"] == 1)
+        eventually(lambda: server.census()["ticker's suspects"] == 1)
 
 
 def test_clients_that_come_and_vanish_leave_nothing(server: Server) -> None:
@@ -215,4 +215,4 @@ def test_a_client_that_leaves_before_the_headers_leaves_nothing(
     gate.end()
     assert server.ending(name)["reason"] == "disconnected"
     eventually(lambda: server.census()["Stream"] == before["Stream"])
-    assert server.census()["clock's members"] == before["clock's members"]
+    assert server.census()["ticker's members"] == before["ticker's members"]

@@ -1,7 +1,7 @@
-"""The application of test_parked.py: subscriptions, and what becomes of their sockets.
+"""The application of test_parked.py: subscriptions, parked where the server can do that.
 
-That of engine.py with a broker: what is published is asked for over HTTP, and the policies and
-the name of a stream are in the query, as there.
+It extends engine.py with a broker. Events are published by HTTP requests. The options and the
+name of a stream are in the query, as in engine.py.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ broker = Broker(os.environ.get("URL", "memory://"))
 def events(ctx: Context) -> Response:
     """What is published to the topic."""
     query = ctx.query
-    policies: dict[str, Any] = {
+    options: dict[str, Any] = {
         name: float(query[name])
         for name in ("heartbeat", "deadline", "send_timeout")
         if name in query
     }
     if "beat" in query:
-        policies["heartbeat"] = query["beat"].encode(), policies["heartbeat"]
-    options: dict[str, Any] = {"slow": query["slow"]} if "slow" in query else {}
+        options["heartbeat"] = query["beat"].encode(), options["heartbeat"]
+    limits: dict[str, Any] = {"slow": query["slow"]} if "slow" in query else {}
     if "backlog" in query:
-        options["backlog"] = int(query["backlog"])
+        limits["backlog"] = int(query["backlog"])
     if "name" in query:
         note = engine.notes[query["name"]]
 
@@ -50,13 +50,13 @@ def events(ctx: Context) -> Response:
             if "fails" in query:
                 raise RuntimeError(f"on_end of {query['name']}")
 
-        policies["on_end"] = on_end
+        options["on_end"] = on_end
     if "sndbuf" in query:
         sock: socket.socket = ctx.environ["gunicorn.socket"]
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, int(query["sndbuf"]))
     after = ctx.last_event_id
     topics = ctx.params["topic"].split(",")
-    response = ctx.sse(broker.subscribe(*topics, after=after, **options), **policies)
+    response = ctx.sse(broker.subscribe(*topics, after=after, **limits), **options)
     if "closes" in query:
         response.call_on_close(lambda: engine.notes[query["closes"]].left.append("closed"))
     if "length" in query:
@@ -80,7 +80,7 @@ def publish(ctx: Context) -> Response:
 
 @router.get("/parked")
 def parked(ctx: Context) -> Response:
-    """How many there are of all that a parked subscriber has, and of what it has not."""
+    """Counts of what a parked subscriber has, and of what it must not have."""
     from greenlet import greenlet
 
     from vento_wsgi.broker.parked import ParkedSubscriber
@@ -104,7 +104,7 @@ def close(ctx: Context) -> Response:
 
 
 class Wrapped:
-    """A body in a middleware's wrapping, as many have it."""
+    """A body wrapped by middleware."""
 
     def __init__(self, body: Iterable[bytes]) -> None:
         self._body = body
