@@ -2,13 +2,14 @@
 
     gunicorn -k vento_wsgi.server.StreamWorker module:app
 
-Any WSGI application runs on it. Parsing, environ and headers are gunicorn's own. What differs is
-how a response is written (see wire.py), how long a client is waited for (see reading.py), and how
-the worker stops: it closes its listening sockets at once, ends the connections that wait between
-two requests, and ends its streams (see drain.py).
+Any WSGI application runs on it. What a valid request is, its environ and the response's headers are
+gunicorn's. Different are: how a request is parsed and how long a client is waited for
+(request_parser.py), how a response is written (response.py), and how the worker stops. It closes
+its listening sockets at once, ends the connections that wait between two requests, and ends its
+streams (drain.py).
 
-An error belongs to the client if it was raised by the client's socket, whatever its class: an
-application has sockets of its own. Nothing is said of a client's errors but at level debug. After
+An OSError is the client's if a method of the client's socket raised it; others are the
+application's, which has sockets of its own. Errors of clients are logged at level debug only. After
 the head of a response nothing is written but its body.
 """
 
@@ -262,7 +263,7 @@ class StreamWorker(GeventWorker):
         return Status(self._drain, about, self.log)
 
     def tick(self, now: float) -> None:
-        """Called by the clock: close connections that have been waited for long enough."""
+        """Called by the ticker: close connections that have been waited for long enough."""
         self._waits.tick(now)
         if self._drain.draining:
             self._waits.close_idle(now - SETTLED)
@@ -366,8 +367,8 @@ class StreamWorker(GeventWorker):
             if self.is_already_handled(body):
                 return
             parks = response.chunked and response.can_park
-            if parks and (feed := SubscriptionBody.of(body)) is not None:
-                self._park(feed, response, req, environ, start)
+            if parks and (subscription := SubscriptionBody.of(body)) is not None:
+                self._park(subscription, response, req, environ, start)
             try:
                 if isinstance(body, environ["wsgi.file_wrapper"]):
                     response.write_file(body)
@@ -464,7 +465,7 @@ class StreamWorker(GeventWorker):
 
     def _park(
         self,
-        feed: SubscriptionBody,
+        subscription: SubscriptionBody,
         response: WorkerResponse,
         req: Any,
         environ: Any,
@@ -481,7 +482,7 @@ class StreamWorker(GeventWorker):
         listened = start is not None or self._post_request is not None
         response.force_close()
         try:
-            feed.park(response, response.sock.detach, done if listened else None)
+            subscription.park(response, response.sock.detach, done if listened else None)
         except GreenletExit:
             pass  # the worker stops, and the subscriber has ended
         except Exception:
