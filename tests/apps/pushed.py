@@ -40,6 +40,25 @@ def source(kind: str, port: int) -> Iterator[bytes]:
             yield computed(b"%d" % number)
 
 
+LARGE = 30_000_000
+
+
+def large(_: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """One large item, whose length is known."""
+    start_response("200 OK", [("Content-Length", str(LARGE))])
+    return [b"x" * LARGE]
+
+
+def writes(_: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Calls write() from within its iterable, which gunicorn's own workers allow."""
+    write = start_response("200 OK", [("Content-Type", "text/plain")])
+    write(b"a")
+    yield b"b"
+    yield b"c"
+    write(b"d")
+    yield b"e"
+
+
 def bare(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     """A WSGI callable without any framework: /bare/KIND/PORT."""
     _, kind, port = environ["PATH_INFO"].split("/")
@@ -91,3 +110,5 @@ def garbage(ctx: Context) -> Response:
 app = create_app()
 app.use(router)
 app.mount("/bare", bare)
+app.mount("/large", large)
+app.mount("/writes", writes)

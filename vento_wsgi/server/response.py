@@ -48,6 +48,9 @@ log = logger(__name__)
 
 LAST_CHUNK = b"0\r\n\r\n"
 
+RECORD = 16 * 1024
+"""Bytes of a record of TLS (RFC 8446, section 5.1)."""
+
 SENDFILE_SIZE = 4 * 1024 * 1024
 """Bytes of one sendfile(2): other greenlets have their turn at least that often."""
 
@@ -160,14 +163,9 @@ class WorkerResponse(Writer, Connection, Response):
         return self.chunked and self.headers_sent and not self._ended and not self.is_full
 
     def probe(self) -> bool:
-        try:
-            # a chunk-size may have leading zeros (RFC 9112, section 7.1): the next one has this
-            self._sender(b"0")
-        except BlockingIOError:
-            pass
-        except OSError:
-            return False
-        return True
+        # a chunk-size may have leading zeros (RFC 9112, section 7.1): the next one has this
+        self.send(self._sender, (b"0",))
+        return self.failure is None
 
     def break_off(self, reason: CloseReason) -> bool:
         self.send_ready()  # what came before belongs to the response
@@ -192,7 +190,12 @@ class WorkerResponse(Writer, Connection, Response):
 
     def write(self, chunk: bytes) -> None:
         """The write() of start_response (PEP 3333), for applications that do not iterate."""
-        if self._broken is None:  # else middleware goes on where a stream broke off
+        if self._broken is not None:
+            return  # middleware goes on where a stream broke off
+        if self.is_pushing:  # from within the iterable, which PEP 3333 does not allow
+            self._ready.append(chunk)
+            self.flush()
+        else:
             self.push((chunk,), each=True)
 
     def write_all(self, body: Iterable[bytes]) -> None:
@@ -357,11 +360,19 @@ def sender_of(sock: Any) -> Callable[[Any], int]:
 
 
 def _send_tls(sock: Any, data: Any) -> int:
-    """Send over TLS without waiting. Raises BlockingIOError."""
+    """Send over TLS without waiting. Raises BlockingIOError.
+
+    A write that could not be finished must be tried again with as many bytes (SSL_write(3)). So
+    bytes are written by records, which have the same bounds the next time.
+    """
+    view, sent = memoryview(data), 0
     try:
-        return int(sock._sslobj.write(data))
+        while sent < len(view):
+            sent += sock._sslobj.write(view[sent : sent + RECORD])
     except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
-        raise BlockingIOError from error
+        if not sent:
+            raise BlockingIOError from error
+    return sent
 
 
 def _place(file: Any) -> tuple[int, int] | None:

@@ -348,7 +348,9 @@ class Writer:
 
     def _sent_all(self) -> None:
         self._unsent = None
-        if self._ready or self._rest is not None:
+        while (self._ready or self._rest is not None) and not self.is_full:
+            if self.failure is not None:
+                break
             self._flush()
         if self._unsent is None and self._waiter is not None:
             self._waiter.switch()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from support.fixtures import served
 from support.gates import Gate
-from support.servers import STREAM_WORKER, Raw, Running, connect, eventually, get
+from support.servers import STREAM_WORKER, Raw, Running, connect, eventually, get, serve
+from support.tls import Certificate
 
 running = served("apps.pushed:app", STREAM_WORKER)
 
@@ -87,3 +89,23 @@ def test_a_request_leaves_nothing_for_the_garbage_collector(running: Running, pa
         for _ in range(50):
             ask(path)
         assert int(ask("/gc/on")) < 50
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
+def test_a_large_item_arrives_whole(
+    tmp_path: Path, certificate: Certificate, *, secure: bool
+) -> None:
+    """Also where the kernel takes some of it, and the rest has to wait."""
+    tls = certificate if secure else None
+    with (
+        serve(STREAM_WORKER, "apps.pushed:app", tmp=tmp_path, certificate=tls) as running,
+        connect(running) as raw,
+    ):
+        raw.request("GET", "/large")
+        body = raw.read_all()
+    assert body.complete
+    assert len(body.data) == 30_000_000
+
+
+def test_write_within_the_iterable_keeps_the_order(running: Running) -> None:
+    assert get(running, "/writes")[1].data == b"abcde"
