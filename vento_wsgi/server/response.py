@@ -1,12 +1,11 @@
 """WorkerResponse: gunicorn's response, written in as few sends as the data allows.
 
-What a response is (its headers, its framing, what it may not send) stays gunicorn's. Only the
-writing is ours: the head waits for the first bytes and leaves with them, the final chunk
-leaves with the last ones, files go through sendfile(2). An empty chunk sends a waiting head:
-a source that has nothing yet gives one. No write waits for longer than `send_timeout` without
-progress, whatever the body is.
+The headers, the framing and what a response may not send are gunicorn's. The writing is ours
+(see streaming/writer.py): the head is sent with the first bytes of the body, the final chunk with
+the last ones, and files by sendfile(2). A head without a body yet is sent when the source pauses.
+A client that takes nothing for `send_timeout` seconds is given up, whatever the body is.
 
-It is also what streams find at ``environ["vento_wsgi.connection"]``; see connection.py.
+It is also the Connection of a request, at ``environ["vento_wsgi.connection"]``.
 """
 
 from __future__ import annotations

@@ -51,10 +51,12 @@ SLICE = 32
 """Chunks that C takes from a source between two looks at their size and at the time."""
 
 FEW, SMALL = 3, 4096
-"""Ready chunks, and their bytes, with which a stream has no slices yet: many are no longer."""
+"""So many chunks at the start are taken without slices, if they have fewer bytes than this each:
+most streams have no more.
+"""
 
 QUICK = 0.001
-"""Seconds for a slice after which the next one is not longer."""
+"""Seconds. Where a chunk or a slice takes longer to make, chunks are sent one by one."""
 
 
 class Outlet(Protocol):
@@ -299,14 +301,15 @@ class Writer:
 
     def interrupt(self, error: type[BaseException]) -> None:
         """Raise `error` in the source where it waits; no effect from the source itself."""
-        greenlet, self._greenlet = self._greenlet, None
-        if greenlet is None or greenlet is getcurrent():
+        if self._greenlet is None or self._greenlet is getcurrent():
             return
         hub = get_hub()
-        if getcurrent() is hub:
-            greenlet.throw(error)
-        else:
-            hub.loop.run_callback(greenlet.throw, error)
+        if getcurrent() is not hub:
+            # the source may have ended when the loop runs: it is asked again then
+            hub.loop.run_callback(self.interrupt, error)
+            return
+        greenlet, self._greenlet = self._greenlet, None
+        greenlet.throw(error)
 
     def _arm(self) -> None:
         if not self._armed:
